@@ -1,0 +1,54 @@
+# Email Router: the few words that do everything. `make` alone prints them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast test-kill check bench fuzz servers generate clean
+
+help: ## print this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Email Router needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(STAMP) ## make .venv with everything in it
+
+demo: install ## play the whole story on this machine; ARGS=--once ends after it
+	$(BIN)/email-router demo $(ARGS)
+
+test: install ## all tests; missing servers are named skips
+	@scripts/servers --quiet || true
+	$(BIN)/pytest $(ARGS)
+
+test-fast: install ## under a minute, no servers, no database
+	$(BIN)/pytest -q -m "not servers and not database and not kill" $(ARGS)
+
+test-kill: install ## 200 random kills under traffic
+	EMAIL_ROUTER_KILLS=200 $(BIN)/pytest -m kill $(ARGS)
+
+check: install ## ruff, mypy --strict, import-linter, generated files clean
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## receive and send against mbsync, fetchmail, getmail6 and Postfix
+	$(BIN)/python -m bench $(ARGS)
+
+fuzz: install ## mutate messages for FUZZ_SECONDS (60) seconds
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+servers: ## Dovecot and Postfix for the tests (Debian packages, as root)
+	@scripts/servers
+
+lock: ## pin every dependency again, with hashes and without addresses
+	uv pip compile --quiet --upgrade --generate-hashes --universal --no-header --python-version 3.11 pyproject.toml --group dev -o requirements.lock
+
+clean: ## remove what was made here
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

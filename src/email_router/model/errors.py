@@ -1,0 +1,71 @@
+"""What happens next when something fails: the only error classes that cross a port.
+
+    RouterError
+    ├── Transient       later, after `retry_after` seconds; nothing is decided
+    ├── Permanent       this item: to undeliverable, or Failed in the CRM
+    ├── NeedsOperator   pause this mailbox or profile, say so, probe gently, resume by itself when cured
+    └── Fenced          we no longer own what we were about to write: stop at once, the new owner goes on
+
+Anything else that is raised is our own bug: the item is set aside with its traceback and raw bytes.
+Foreign failures that no adapter's table knows are `Transient` with a try limit.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Scope = Literal["message", "mailbox", "profile", "deployment", "router"]
+
+
+class RouterError(Exception):
+    """An error with what a tired administrator needs: `what` happened, `where`, and the `cure`.
+
+    `said` holds the other side's own words, if it said any.
+    """
+
+    def __init__(self, what: str, *, where: str = "", cure: str = "", said: str = "", scope: Scope = "message") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.cure = cure
+        self.said = said
+        self.scope: Scope = scope
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.where:
+            parts.append(f"({self.where})")
+        if self.said:
+            parts.append(f'- the server said: "{self.said}"')
+        if self.cure:
+            parts.append(f"- to cure it: {self.cure}")
+        return " ".join(parts)
+
+
+class Transient(RouterError):
+    """Try again later. `retry_after` is in seconds; None leaves the wait to the caller's back-off."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        retry_after: float | None = None,
+        where: str = "",
+        cure: str = "",
+        said: str = "",
+        scope: Scope = "message",
+    ) -> None:
+        super().__init__(what, where=where, cure=cure, said=said, scope=scope)
+        self.retry_after = retry_after
+
+
+class Permanent(RouterError):
+    """This item will never succeed as it is."""
+
+
+class NeedsOperator(RouterError):
+    """Somebody must change something (a password, a certificate, a right) before this can go on."""
+
+
+class Fenced(RouterError):
+    """Another router owns this shard now; nothing was written."""

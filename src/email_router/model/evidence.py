@@ -1,0 +1,83 @@
+"""What judging works on: evidence (from the message alone) and facts (looked up in the CRM)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from email_router.model.mailbox import Receiver
+from email_router.model.message import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a message itself says that judging needs; made by `tracking.extract`, pure and storable.
+
+    `tokens` are the tracking tokens of this organization's current and past prefixes found in the subject, in order.
+    `receiving` is the address of the mailbox in which the message was found.
+    """
+
+    identity: bytes
+    message_id: str
+    sender: Address | None
+    recipients: tuple[Address, ...]
+    to: tuple[Address, ...]
+    cc: tuple[Address, ...]
+    bcc: tuple[Address, ...]
+    subject: str
+    in_reply_to: tuple[str, ...]
+    references: tuple[str, ...]
+    tokens: tuple[str, ...]
+    received: datetime
+    date: datetime | None
+    receiving: str
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        """Keys of every address whose records judging may ask for."""
+        people = self.recipients if self.sender is None else (*self.recipients, self.sender)
+        return frozenset(a.key for a in people if a.address) | {self.receiving.casefold()}
+
+    @property
+    def named_ids(self) -> tuple[str, ...]:
+        """Ids of messages that this one answers: In-Reply-To first, then References from the newest."""
+        return tuple(dict.fromkeys((*self.in_reply_to, *reversed(self.references))))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRef:
+    """A CRM record by type and id. `type` is the entity's logical name: contact, account, lead, systemuser, incident…"""
+
+    type: str
+    id: UUID
+    name: str = ""
+    owner: UUID | None = None
+    active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class KnownActivity:
+    """An email activity that is already in the CRM (or was judged earlier in this batch)."""
+
+    id: UUID
+    message_id: str
+    direction: str
+    created: datetime
+    regarding: RecordRef | None = None
+    owner: UUID | None = None
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the CRM knows about one message's evidence. Looked up in a fixed number of queries per batch."""
+
+    duplicate: KnownActivity | None = None
+    by_message_id: Mapping[str, KnownActivity] = field(default_factory=dict)
+    by_token: Mapping[str, KnownActivity] = field(default_factory=dict)
+    records: Mapping[str, tuple[RecordRef, ...]] = field(default_factory=dict)
+    """Records by address key, in the order of `tracking.resolve`'s types; users and queues among them."""
+    receivers: Mapping[str, tuple[Receiver, ...]] = field(default_factory=dict)
+    """Users and queues by address key."""

@@ -1,0 +1,121 @@
+"""The router's own memory: receipts, decisions, the ledger, undeliverable mail.
+
+Writes that carry a `Term` check its epoch under a share lock in the same transaction and raise Fenced when it is old.
+All methods raise Transient when the database cannot be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from email_router.model.message import Content, DeliveryKey
+from email_router.model.outgoing import LedgerRow, OutgoingEmail, RecipientResult, SendState, Settlement
+from email_router.model.receipt import Decision, Receipt, Term
+from email_router.ports.mail import Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """A receipt's outcome and decision. `raw` is required for UNDELIVERABLE: the bytes are kept with it.
+
+    `cause` and `cure` go to the undeliverable row.
+    """
+
+    receipt: Receipt
+    decision: Decision
+    raw: Content | None = None
+    cause: str = ""
+    cure: str = ""
+
+
+class Receipts(Protocol):
+    async def note(
+        self,
+        deployments: Sequence[str],
+        mailbox: str,
+        folder: str,
+        keys: Sequence[DeliveryKey],
+        cursor: Cursor,
+        term: Term,
+    ) -> Sequence[Receipt]:
+        """Open a receipt per deployment and key and move the cursor, in one commit.
+
+        Returns the receipts that are open for `keys`; those that were closed before are left out.
+        """
+        ...
+
+    async def waiting(self, mailbox: str, limit: int) -> Sequence[Receipt]:
+        """Open receipts of a mailbox whose next attempt is due, oldest first."""
+        ...
+
+    async def postpone(self, receipts: Sequence[Receipt], seconds: float, error: str, term: Term) -> None:
+        """Count an attempt and try again after `seconds`."""
+        ...
+
+    async def conclude(self, conclusions: Sequence[Conclusion], term: Term, *, close: bool) -> None:
+        """Outcome, decision and (for undeliverable mail) raw bytes, in one commit.
+
+        With `close` the receipts close in the same commit; without, they stay open until `close` is called after the
+        source was changed.
+        """
+        ...
+
+    async def close(self, receipts: Sequence[Receipt], term: Term) -> None:
+        """The source was dealt with: nothing is left to do for these."""
+        ...
+
+
+class Cursors(Protocol):
+    async def load(self, mailbox: str, folder: str) -> Cursor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one attempt at a ledger row led to.
+
+    `state` PENDING with `retry_seconds` means later; `counted` is false when the server could not be reached, so that
+    only an answer to this message counts as an attempt.
+    """
+
+    row: UUID
+    state: SendState
+    results: tuple[RecipientResult, ...] = ()
+    said: str = ""
+    retry_seconds: float = 0.0
+    counted: bool = True
+
+
+class Ledger(Protocol):
+    async def open(self, emails: Sequence[OutgoingEmail], profile: str, term: Term) -> Sequence[LedgerRow]:
+        """Enter emails with their stamps (Message-ID, Date) fixed; those already entered are left out."""
+        ...
+
+    async def due(self, profile: str, limit: int, term: Term) -> Sequence[LedgerRow]:
+        """Rows to send now: pending, not handed over, their next attempt due. Oldest first.
+
+        Rows handed over under an older epoch without a result become UNCERTAIN here, before anything is returned.
+        """
+        ...
+
+    async def hand_over(self, rows: Sequence[UUID], term: Term) -> None:
+        """The hand-over mark, committed before the final dot."""
+        ...
+
+    async def record(self, attempts: Sequence[Attempt], term: Term) -> None:
+        """What the server answered. Clears the hand-over mark of rows that were not handed over after all."""
+        ...
+
+
+class Settling(Protocol):
+    async def unsettled(self, profile: str, limit: int) -> Sequence[Settlement]:
+        """What the CRM has not yet been told."""
+        ...
+
+    async def settled(self, settlements: Sequence[Settlement], term: Term) -> None: ...
+
+    async def held(self) -> str:
+        """Why all outgoing mail is held (a restore, an unknown host), or ""."""
+        ...

@@ -1,0 +1,11 @@
+"""Fixtures of all tests live in `tests/fixtures/`, one module per server."""
+
+from __future__ import annotations
+
+import importlib.util
+
+pytest_plugins = [
+    name
+    for name in ("tests.fixtures.database", "tests.fixtures.dovecot", "tests.fixtures.postfix")
+    if importlib.util.find_spec(name)
+]
