@@ -48,7 +48,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class RecordRef:
-    """A CRM record by type and id. `type` is the entity's logical name: contact, account, lead, systemuser, incident…"""
+    """A CRM record by type and id. `type` is the logical name: contact, account, lead, systemuser, incident…"""
 
     type: str
     id: UUID
