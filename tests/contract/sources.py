@@ -84,7 +84,8 @@ class SourceRig(ABC):
 
 def letter(n: int, *, padding: int = 0, name: str = "letter") -> bytes:
     """A small message, different for each number."""
-    head = f"From: a@customer.test\r\nTo: b@router.test\r\nSubject: {name} {n}\r\nMessage-ID: <{name}-{n}@customer.test>\r\n"
+    head = f"From: a@customer.test\r\nTo: b@router.test\r\nSubject: {name} {n}\r\n"
+    head += f"Message-ID: <{name}-{n}@customer.test>\r\n"
     lines = "".join("x" * 70 + "\r\n" for _ in range(padding // 72))
     return f"{head}\r\nThis is {name} {n}.\r\n{lines}".encode()
 

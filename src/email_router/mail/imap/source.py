@@ -1,0 +1,377 @@
+"""An IMAP folder as a `Source` and a `Notifier`.
+
+The connection is made by the first call that needs it and made anew by the next call after it was lost; nothing is
+retried here. Reading never changes the mailbox: the folder is opened read-only until something has to be changed. The
+cursor `UIDVALIDITY:UID` names the last message handed out; when the server numbers its messages anew, everything since
+the threshold is listed again, which filing by identity makes harmless.
+
+A message that the server will not give, or whose transfer ends the connection time and again, is set aside as
+unreadable so that those behind it arrive. If nothing at all can be read, the server is to blame: Transient.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+
+from email_router.mail.imap.answers import search_date, uid_sets
+from email_router.mail.imap.client import Client, Folder, Meta
+from email_router.mail.imap.settings import ImapSettings
+from email_router.model.errors import NeedsOperator, Permanent, Transient
+from email_router.model.mailbox import SourceAction
+from email_router.model.message import Content, DeliveryKey, RawMessage
+from email_router.ports.mail import Batch, Cursor, Limit, SourceContext, Usage
+
+LISTED_AT_ONCE = 1000
+"""Messages whose sizes and times are asked for in one go."""
+STRIKES = 3
+"""So often a message may end the connection, or be refused while nothing else can be read, before it is set aside."""
+LONGEST_IDLE = 1500.0
+"""Seconds; servers may hang up after 30 minutes (RFC 2177)."""
+
+
+class ImapSource:
+    """One folder of one mailbox over one connection. Calls may overlap: they take turns, and IDLE gives way."""
+
+    def __init__(self, settings: ImapSettings, context: SourceContext) -> None:
+        self._settings = settings
+        self._context = context
+        self._folder = context.folder or settings.folder
+        self._client: Client | None = None
+        self._turn = asyncio.Lock()
+        self._idle: asyncio.Timeout | None = None
+        self._expected: Cursor | None = None
+        """The cursor that `_queue` continues."""
+        self._queue: deque[int] = deque()
+        self._metas: dict[int, Meta] = {}
+        self._refused: dict[int, str] = {}
+        self._strikes: Counter[int] = Counter()
+        self._older = 0
+        self._newest = 0
+
+    # -- Source
+
+    async def receive(self, cursor: Cursor, limit: Limit) -> Batch:
+        async with self._connected(writable=False) as (client, folder):
+            validity, last = read_cursor(cursor)
+            if validity != folder.uidvalidity:
+                last = 0
+            expected, self._expected = self._expected, None
+            if cursor != expected or not self._queue:
+                last = await self._list(client, last)
+            batch = await self._read(client, folder, await self._choose(client, last, limit))
+            self._expected = batch.cursor
+            return batch
+
+    async def fetch(self, keys: Sequence[DeliveryKey]) -> Sequence[RawMessage]:
+        """See the port. Raises when a message is there but does not come: leaving it out would mean it is gone."""
+        async with self._connected(writable=False) as (client, folder):
+            uids = uids_of(keys, folder)
+            wanted = sorted(set(uids))
+            metas: dict[int, Meta] = {}
+            contents: dict[int, Content] = {}
+            if not wanted:
+                return []
+            said = await client.metas(wanted, metas)
+            refused = {}
+            if len(metas) < len(wanted):
+                missing = [uid for uid in wanted if uid not in metas]
+                refused = await self._salvage(client, missing, said, metas, lambda uid: client.metas([uid], metas))
+            for uid, meta in metas.items():
+                if meta.size > self._settings.maximum_message_bytes:
+                    raise Permanent(
+                        f"the message is too large: {self._too_much(uid, meta)}",
+                        where=f"{client.where}, folder {self._folder}, message {uid}",
+                        cure="raise the limit of the profile (maximum_message_bytes)",
+                    )
+            size = sum(meta.size for meta in metas.values())
+            refused |= await self._contents(client, sorted(metas), size, contents) if metas else {}
+            for uid, why in refused.items():
+                raise Transient("the server does not give a message", where=f"{client.where}, message {uid}", said=why)
+            self._metas |= metas
+            return [self._raw(folder, uid, contents[uid]) for uid in uids if uid in contents]
+
+    async def acknowledge(self, keys: Sequence[DeliveryKey], action: SourceAction, move_to: str = "") -> None:
+        if action is SourceAction.LEAVE or not keys:
+            return
+        if action is SourceAction.MOVE and not move_to:
+            raise NeedsOperator(
+                "mail is to be moved, but no folder is named",
+                where=self._context.mailbox,
+                cure="name the folder to move to",
+                scope="mailbox",
+            )
+        async with self._connected(writable=True) as (client, folder):
+            uids = sorted(set(uids_of(keys, folder)))
+            if not uids:
+                return
+            if action is SourceAction.SEEN:
+                await client.mark_seen(uids)
+                return
+            # What is marked deleted was dealt with before; moving it again would make a second copy.
+            left = set(await client.search(b"UNDELETED"))
+            uids = [uid for uid in uids if uid in left]
+            if uids and action is SourceAction.MOVE:
+                await client.move(uids, move_to)
+            elif uids:
+                await client.delete(uids)
+
+    async def usage(self) -> Usage:
+        async with self._connected(writable=False) as (client, _):
+            await client.noop()
+            quota = await client.quota()
+            if quota is not None:
+                return Usage(messages=client.exists, bytes=quota.used, quota=quota.limit)
+            return Usage(messages=client.exists, bytes=await client.folder_bytes())
+
+    # -- Notifier
+
+    async def changed(self, within: float) -> bool:
+        """True as soon as the server tells of new mail. A connection that died quietly raises Transient at the end.
+
+        Without IDLE the wait is slept through and the server is asked once, at its end.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within
+        while True:
+            async with self._connected(writable=False) as (client, _):
+                left = end - loop.time()
+                if client.news or left <= 0:
+                    return client.news
+                idle = self._settings.idle and "IDLE" in client.capabilities
+                if idle:
+                    try:
+                        await client.idle(min(left, self._settings.idle_seconds, LONGEST_IDLE), self._idling)
+                    finally:
+                        self._idle = None
+            if not idle:
+                await asyncio.sleep(left)
+                async with self._connected(writable=False) as (client, _):
+                    await client.noop()
+                    return client.news
+
+    def _idling(self, timer: asyncio.Timeout) -> None:
+        self._idle = timer
+
+    # -- the connection
+
+    @asynccontextmanager
+    async def _connected(self, *, writable: bool) -> AsyncIterator[tuple[Client, Folder]]:
+        """The open folder, for one caller at a time; a waiting IDLE is ended first."""
+        if self._idle is not None and not self._idle.expired():
+            with suppress(RuntimeError):  # it ended this moment
+                self._idle.reschedule(0.0)
+        async with self._turn:
+            client = self._client
+            if client is None or not client.usable:
+                await self._drop()
+                client = self._client = Client(self._settings, self._context.login)
+            try:
+                yield client, await self._opened(client, writable)
+            finally:
+                if not client.usable:
+                    await self._drop()
+
+    async def _opened(self, client: Client, writable: bool) -> Folder:
+        if not client.usable:
+            try:
+                await client.connect()
+                await client.login()
+            except BaseException:
+                await self._drop()
+                raise
+        folder = client.folder
+        if folder is None or (writable and not folder.writable):
+            folder = await client.open(self._folder, writable=writable)
+            if writable and not folder.writable:
+                raise NeedsOperator(
+                    f"the folder {self._folder} may only be read",
+                    where=client.where,
+                    cure="give this account write access, or choose the source action 'leave'",
+                    scope="mailbox",
+                )
+        return folder
+
+    async def _drop(self) -> None:
+        client, self._client = self._client, None
+        self._expected = None
+        if client is not None:
+            await client.close()
+
+    async def close(self) -> None:
+        async with self._turn:
+            await self._drop()
+
+    # -- receiving
+
+    async def _list(self, client: Client, last: int) -> int:
+        """Queue what came after `last`; returns the UID that the cursor may name even if the queue stays empty.
+
+        SEARCH SINCE knows only days and the server's own zone: it spares us the bulk of old mail, and INTERNALDATE
+        decides. `n:*` answers the newest message even if it lies before n (RFC 3501 section 6.4.8).
+        """
+        client.news = False
+        self._metas.clear()
+        self._refused.clear()
+        self._older = self._newest = 0
+        if last or self._context.since is None:
+            uids = await client.search(b"UID %d:*" % (last + 1))
+            self._queue = deque(uid for uid in uids if uid > last)
+            return last
+        # First the newest: what arrives between the two searches is then found by the next listing.
+        self._newest = max(await client.search(b"UID *"), default=0)
+        uids = await client.search(b"SINCE " + search_date(self._context.since - timedelta(days=1)))
+        self._queue = deque(uids)
+        self._older = max(client.exists - len(uids), 0)
+        return 0
+
+    async def _choose(self, client: Client, last: int, limit: Limit) -> _Choice:
+        """Messages from the head of the queue, as many as the limit allows and at least one."""
+        choice = _Choice(last, self._older)
+        self._older = 0
+        while self._queue and len(choice.uids) + len(choice.unreadable) < limit.count:
+            uid = self._queue[0]
+            if uid not in self._metas and uid not in self._refused:
+                await self._describe(client)
+                if not self._queue or self._queue[0] != uid:
+                    continue  # it is gone
+            meta = self._metas.get(uid)
+            reason = self._refused.get(uid) or self._too_much(uid, meta)
+            if choice.uids and meta and (choice.size + meta.size > limit.bytes or self._strikes[uid]):
+                break
+            choice.last = self._queue.popleft()
+            if meta and self._context.since is not None and meta.received < self._context.since:
+                choice.older += 1
+            elif reason or meta is None:
+                choice.unreadable[uid] = reason
+            else:
+                choice.uids.append(uid)
+                choice.size += meta.size
+                if self._strikes[uid]:
+                    break  # alone, so that it cannot take others with it
+        if not self._queue:
+            choice.last = max(choice.last, self._newest)
+        return choice
+
+    async def _describe(self, client: Client) -> None:
+        """Sizes and times for the head of the queue. What is gone leaves the queue."""
+        uids = list(islice(self._queue, LISTED_AT_ONCE))
+        said = await client.metas(uids, self._metas)
+        missing = [uid for uid in uids if uid not in self._metas]
+        if missing:
+            refused = await self._salvage(client, missing, said, self._metas, lambda u: client.metas([u], self._metas))
+            if len(refused) == len(uids):
+                self._blame(client, uids[0], refused[uids[0]])
+            self._refused |= refused
+            gone = set(missing) - self._metas.keys() - refused.keys()
+            self._queue = deque(uid for uid in self._queue if uid not in gone)
+
+    async def _read(self, client: Client, folder: Folder, choice: _Choice) -> Batch:
+        """The chosen messages. When the connection ends half-way, those that came in order are still a batch."""
+        contents: dict[int, Content] = {}
+        try:
+            refused = await self._contents(client, choice.uids, choice.size, contents) if choice.uids else {}
+            if choice.uids and len(refused) == len(choice.uids):
+                self._blame(client, choice.uids[0], refused[choice.uids[0]])
+        except Transient:
+            choice.cut(contents)
+            if choice.broke_at and client.usable is False:
+                self._strikes[choice.broke_at] += 1
+            if not choice.uids:
+                raise
+            refused = {}
+        unreadable = choice.unreadable | refused
+        for uid in (*choice.uids, *unreadable):
+            self._strikes.pop(uid, None)
+        return Batch(
+            items=tuple(self._raw(folder, uid, contents[uid]) for uid in choice.uids if uid in contents),
+            cursor=f"{folder.uidvalidity}:{choice.last}",
+            more=bool(self._queue) or choice.broke_at != 0,
+            older=choice.older,
+            unreadable=tuple((self._key(folder, uid), unreadable[uid]) for uid in sorted(unreadable)),
+        )
+
+    async def _contents(
+        self, client: Client, uids: Sequence[int], size: int, contents: dict[int, Content]
+    ) -> dict[int, str]:
+        """Bodies into `contents`; returns why those that exist did not come."""
+
+        async def again(uid: int) -> str:
+            return await client.bodies([uid], contents, size, self._context.spool)
+
+        said = await client.bodies(uids, contents, size, self._context.spool)
+        missing = [uid for uid in uids if uid not in contents]
+        return await self._salvage(client, missing, said, contents, again) if missing else {}
+
+    async def _salvage(
+        self,
+        client: Client,
+        missing: Sequence[int],
+        said: str,
+        into: Mapping[int, object],
+        again: Callable[[int], Awaitable[str]],
+    ) -> dict[int, str]:
+        """Ask one by one for what did not come with the others; returns what exists and does not come, and why."""
+        refused: dict[int, str] = {}
+        for uid_set in uid_sets(missing):
+            for uid in await client.search(b"UID " + uid_set):
+                if uid not in into:
+                    why = await again(uid)
+                    if uid not in into:
+                        refused[uid] = why or said or "the server sent nothing for this message"
+        return refused
+
+    def _blame(self, client: Client, uid: int, said: str) -> None:
+        """Nothing at all could be read: the server's fault, until that happened too often."""
+        self._strikes[uid] += 1
+        if self._strikes[uid] < STRIKES:
+            raise Transient("the server gives no message", where=client.where, said=said, scope="mailbox")
+
+    def _too_much(self, uid: int, meta: Meta | None) -> str:
+        if self._strikes[uid] >= STRIKES:
+            return f"the connection was lost {STRIKES} times while this message was read"
+        limit = self._settings.maximum_message_bytes
+        return f"its {meta.size} bytes are more than the {limit} allowed" if meta and meta.size > limit else ""
+
+    def _key(self, folder: Folder, uid: int) -> DeliveryKey:
+        return DeliveryKey(self._context.mailbox, self._folder, f"{folder.uidvalidity}:{uid}")
+
+    def _raw(self, folder: Folder, uid: int, content: Content) -> RawMessage:
+        return RawMessage(self._key(folder, uid), content, self._metas[uid].received)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """What one batch will hold while it is being made. `last` is the UID its cursor will name."""
+
+    last: int
+    older: int
+    uids: list[int] = field(default_factory=list)
+    size: int = 0
+    unreadable: dict[int, str] = field(default_factory=dict)
+    broke_at: int = 0
+
+    def cut(self, contents: Mapping[int, Content]) -> None:
+        """Keep what lies before the first message that did not arrive."""
+        self.broke_at = next((uid for uid in self.uids if uid not in contents), 0)
+        if self.broke_at:
+            self.uids = self.uids[: self.uids.index(self.broke_at)]
+            self.last = self.uids[-1] if self.uids else 0
+            self.unreadable = {uid: why for uid, why in self.unreadable.items() if uid <= self.last}
+
+
+def read_cursor(cursor: Cursor) -> tuple[int, int]:
+    """UIDVALIDITY and the last UID handed out; zeros for the first receive."""
+    validity, _, last = cursor.partition(":")
+    return (int(validity), int(last)) if validity.isdigit() and last.isdigit() else (0, 0)
+
+
+def uids_of(keys: Sequence[DeliveryKey], folder: Folder) -> list[int]:
+    """The UIDs of these keys, in their order; keys of an earlier numbering name nothing any more."""
+    found = [read_cursor(key.item) for key in keys]
+    return [uid for validity, uid in found if validity == folder.uidvalidity]

@@ -1,0 +1,1 @@
+"""Small servers that misbehave on purpose: what no real server does when asked."""
