@@ -44,6 +44,7 @@ class ImapSource:
         self._folder = context.folder or settings.folder
         self._client: Client | None = None
         self._turn = asyncio.Lock()
+        self._waiting = 0
         self._idle: asyncio.Timeout | None = None
         self._expected: Cursor | None = None
         """The cursor that `_queue` continues."""
@@ -157,16 +158,26 @@ class ImapSource:
 
     def _idling(self, timer: asyncio.Timeout) -> None:
         self._idle = timer
+        if self._waiting:
+            self._end_idle()
+
+    def _end_idle(self) -> None:
+        if self._idle is not None and not self._idle.expired():
+            with suppress(RuntimeError):  # it ended this moment
+                self._idle.reschedule(0.0)
 
     # -- the connection
 
     @asynccontextmanager
     async def _connected(self, *, writable: bool) -> AsyncIterator[tuple[Client, Folder]]:
         """The open folder, for one caller at a time; a waiting IDLE is ended first."""
-        if self._idle is not None and not self._idle.expired():
-            with suppress(RuntimeError):  # it ended this moment
-                self._idle.reschedule(0.0)
-        async with self._turn:
+        self._waiting += 1
+        self._end_idle()
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting -= 1
+        try:
             client = self._client
             if client is None or not client.usable:
                 await self._drop()
@@ -176,6 +187,8 @@ class ImapSource:
             finally:
                 if not client.usable:
                     await self._drop()
+        finally:
+            self._turn.release()
 
     async def _opened(self, client: Client, writable: bool) -> Folder:
         if not client.usable:
