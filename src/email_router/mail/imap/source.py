@@ -60,13 +60,15 @@ class ImapSource:
     async def receive(self, cursor: Cursor, limit: Limit) -> Batch:
         async with self._connected(writable=False) as (client, folder):
             validity, last = read_cursor(cursor)
-            if validity != folder.uidvalidity:
-                last = 0
             expected, self._expected = self._expected, None
-            if cursor != expected or not self._queue:
+            if validity != folder.uidvalidity:
+                last = await self._list(client, 0)
+            elif cursor != expected or not self._queue:
                 last = await self._list(client, last)
-            batch = await self._read(client, folder, await self._choose(client, last, limit))
-            self._expected = batch.cursor
+            choice = await self._choose(client, last, limit)
+            batch = await self._read(client, folder, choice)
+            if not choice.broke_at:
+                self._expected = batch.cursor
             return batch
 
     async def fetch(self, keys: Sequence[DeliveryKey]) -> Sequence[RawMessage]:
@@ -94,8 +96,7 @@ class ImapSource:
             refused |= await self._contents(client, sorted(metas), size, contents) if metas else {}
             for uid, why in refused.items():
                 raise Transient("the server does not give a message", where=f"{client.where}, message {uid}", said=why)
-            self._metas |= metas
-            return [self._raw(folder, uid, contents[uid]) for uid in uids if uid in contents]
+            return [self._raw(folder, uid, contents[uid], metas[uid]) for uid in uids if uid in contents]
 
     async def acknowledge(self, keys: Sequence[DeliveryKey], action: SourceAction, move_to: str = "") -> None:
         if action is SourceAction.LEAVE or not keys:
@@ -258,12 +259,14 @@ class ImapSource:
             if choice.uids and meta and (choice.size + meta.size > limit.bytes or self._strikes[uid]):
                 break
             choice.last = self._queue.popleft()
+            self._metas.pop(uid, None)
             if meta and self._context.since is not None and meta.received < self._context.since:
-                choice.older += 1
+                choice.older.append(uid)
             elif reason or meta is None:
                 choice.unreadable[uid] = reason
             else:
                 choice.uids.append(uid)
+                choice.metas[uid] = meta
                 choice.size += meta.size
                 if self._strikes[uid]:
                     break  # alone, so that it cannot take others with it
@@ -302,10 +305,12 @@ class ImapSource:
         for uid in (*choice.uids, *unreadable):
             self._strikes.pop(uid, None)
         return Batch(
-            items=tuple(self._raw(folder, uid, contents[uid]) for uid in choice.uids if uid in contents),
+            items=tuple(
+                self._raw(folder, uid, contents[uid], choice.metas[uid]) for uid in choice.uids if uid in contents
+            ),
             cursor=f"{folder.uidvalidity}:{choice.last}",
             more=bool(self._queue) or choice.broke_at != 0,
-            older=choice.older,
+            older=choice.older_listed + len(choice.older),
             unreadable=tuple((self._key(folder, uid), unreadable[uid]) for uid in sorted(unreadable)),
         )
 
@@ -354,8 +359,8 @@ class ImapSource:
     def _key(self, folder: Folder, uid: int) -> DeliveryKey:
         return DeliveryKey(self._context.mailbox, self._folder, f"{folder.uidvalidity}:{uid}")
 
-    def _raw(self, folder: Folder, uid: int, content: Content) -> RawMessage:
-        return RawMessage(self._key(folder, uid), content, self._metas[uid].received)
+    def _raw(self, folder: Folder, uid: int, content: Content, meta: Meta) -> RawMessage:
+        return RawMessage(self._key(folder, uid), content, meta.received)
 
 
 @dataclass(slots=True)
@@ -363,8 +368,11 @@ class _Choice:
     """What one batch will hold while it is being made. `last` is the UID its cursor will name."""
 
     last: int
-    older: int
+    older_listed: int
+    """Older messages that the listing told of without naming them."""
+    older: list[int] = field(default_factory=list)
     uids: list[int] = field(default_factory=list)
+    metas: dict[int, Meta] = field(default_factory=dict)
     size: int = 0
     unreadable: dict[int, str] = field(default_factory=dict)
     broke_at: int = 0
@@ -376,6 +384,7 @@ class _Choice:
             self.uids = self.uids[: self.uids.index(self.broke_at)]
             self.last = self.uids[-1] if self.uids else 0
             self.unreadable = {uid: why for uid, why in self.unreadable.items() if uid <= self.last}
+            self.older = [uid for uid in self.older if uid <= self.last]
 
 
 def read_cursor(cursor: Cursor) -> tuple[int, int]:

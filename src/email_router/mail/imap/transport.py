@@ -78,6 +78,7 @@ class Transport:
         self._buffer = bytearray()
         self._at = 0
         self._tag = 0
+        self._outstanding: set[bytes] = set()
         self._deadline = 0.0
         self._room = 0
         self._busy = False
@@ -110,6 +111,7 @@ class Transport:
             raise self._broken(
                 "this is not an IMAP server", _shown(text), cure="correct the host, the port or the TLS mode"
             )
+        self._bye = found if found.word == "BYE" else None
         self._busy = False
         return found
 
@@ -191,6 +193,7 @@ class Transport:
     async def _send(self, command: Sequence[bytes | Literal], answered: dict[bytes, Status]) -> bytes:
         self._tag += 1
         tag = b"R%d" % self._tag
+        self._outstanding.add(tag)
         line = tag
         for argument in command:
             if isinstance(argument, bytes):
@@ -243,12 +246,10 @@ class Transport:
         else:
             tag, _, text = line.partition(b" ")
             found = status(text)
-            if found is None or tag in answered or not self._is_ours(tag):
+            if found is None or tag not in self._outstanding:
                 raise self._broken("the server's answer is no IMAP", _shown(line))
+            self._outstanding.discard(tag)
             answered[tag] = found
-
-    def _is_ours(self, tag: bytes) -> bool:
-        return tag[:1] == b"R" and tag[1:].isdigit() and len(tag) < 20 and int(tag[1:]) <= self._tag
 
     async def _response(self, line: bytes, spools: Spools | None) -> Response:
         parts: list[Part] = []
