@@ -1,0 +1,1 @@
+"""Mail as bytes and as meaning: identity, parse, compose, addresses, HTML. Pure; reads only `Content` streams."""

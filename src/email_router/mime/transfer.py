@@ -1,0 +1,154 @@
+"""Content-Transfer-Encoding (RFC 2045 section 6): decoding that never fails, whole or in chunks, and encoding."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Iterable, Iterator
+
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
+_UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} [^\n]*\n", re.MULTILINE)
+_PADDINGS = 64
+"""Ends of base64 blocks that are honoured in one chunk; more is an attack on our time, not mail."""
+_LINES_OF_BASE64 = 57 * 1024
+"""Bytes that make 1,024 whole lines of 76 characters."""
+
+
+def encoding_name(value: str) -> str:
+    """`base64`, `quoted-printable`, `uuencode`, or "" for everything that needs no decoding."""
+    name = value.partition(";")[0].strip().strip("\"'").casefold()
+    if name in ("base64", "quoted-printable"):
+        return name
+    return "uuencode" if name in ("x-uuencode", "uuencode", "x-uue") else ""
+
+
+def decode(data: bytes, encoding: str) -> tuple[bytes, bool]:
+    """The decoded bytes, and whether the encoding was sound. Broken data is decoded as far as it goes."""
+    if encoding == "base64":
+        return _decode_base64(data)
+    if encoding == "quoted-printable":
+        return binascii.a2b_qp(data), True
+    if encoding == "uuencode":
+        return _decode_uu(data)
+    return data, True
+
+
+def _decode_base64(data: bytes) -> tuple[bytes, bool]:
+    try:
+        if b"=" not in data[:-4].rstrip():
+            return binascii.a2b_base64(data), True
+    except binascii.Error:
+        pass
+    decoder = _Base64()
+    decoded = decoder.feed(data) + decoder.end()
+    return decoded, not decoder.broken
+
+
+class _Base64:
+    """Decodes in chunks. Foreign characters are skipped; padding in the middle (joined blocks) starts a new block."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self.broken = False
+
+    def feed(self, data: bytes) -> bytes:
+        if not 0 < data.count(b"=") <= _PADDINGS:
+            return self._block(data)
+        # Runs of "=" end a block: what follows is aligned anew.
+        pieces = data.split(b"=")
+        decoded = []
+        for piece in pieces[:-1]:
+            decoded.append(self._block(piece))
+            decoded.append(self.end())
+        decoded.append(self._block(pieces[-1]))
+        return b"".join(decoded)
+
+    def _block(self, data: bytes) -> bytes:
+        clean = self._rest + data.translate(None, _NOT_BASE64)
+        whole = len(clean) & ~3
+        self._rest = clean[whole:]
+        return binascii.a2b_base64(clean[:whole])
+
+    def end(self) -> bytes:
+        rest, self._rest = self._rest, b""
+        if len(rest) == 1:
+            self.broken = True
+            return b""
+        return binascii.a2b_base64(rest + b"=" * (-len(rest) % 4))
+
+
+def _decode_uu(data: bytes) -> tuple[bytes, bool]:
+    begin = _UU_BEGIN.search(data)
+    if begin is None:
+        return data, False
+    decoded = []
+    for line in data[begin.end() :].splitlines():
+        if line in (b"end", b"`"):
+            break
+        try:
+            decoded.append(binascii.a2b_uu(line))
+        except binascii.Error:
+            # Some encoders count the line too long or pad it: take what the count names.
+            count = (((line[0] - 32) & 63) * 4 + 5) // 3 if line else 0
+            try:
+                decoded.append(binascii.a2b_uu(line[:count]))
+            except binascii.Error:
+                return b"".join(decoded), False
+    return b"".join(decoded), True
+
+
+def decode_chunks(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """Decoded chunks in constant memory (uuencode is left as it is: nobody sends it large)."""
+    if encoding == "base64":
+        decoder = _Base64()
+        for chunk in chunks:
+            yield decoder.feed(chunk)
+        yield decoder.end()
+    elif encoding == "quoted-printable":
+        yield from _decode_qp_chunks(chunks)
+    else:
+        yield from chunks
+
+
+def _decode_qp_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        data = rest + chunk
+        cut = data.rfind(b"\n") + 1
+        if not cut:
+            # One endless line: cut anywhere but inside "=XX" or before a soft line break.
+            equals = data.rfind(b"=", max(0, len(data) - 3))
+            cut = equals if equals >= 0 else len(data)
+        rest = data[cut:]
+        yield binascii.a2b_qp(data[:cut])
+    yield binascii.a2b_qp(rest)
+
+
+def base64_size(size: int) -> int:
+    """Bytes that `size` bytes take as base64 in lines of 76 characters, each ended by CRLF."""
+    full, rest = divmod(size, 57)
+    return full * 78 + ((rest + 2) // 3 * 4 + 2 if rest else 0)
+
+
+def base64_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines of 76 characters, each ended by CRLF."""
+    rest = b""
+    for chunk in chunks:
+        data = rest + chunk
+        whole = len(data) // _LINES_OF_BASE64 * _LINES_OF_BASE64
+        for start in range(0, whole, _LINES_OF_BASE64):
+            yield encode_base64(data[start : start + _LINES_OF_BASE64])
+        rest = data[whole:]
+    if rest:
+        yield encode_base64(rest)
+
+
+def encode_base64(data: bytes) -> bytes:
+    encode = binascii.b2a_base64
+    return b"".join([encode(data[i : i + 57], newline=False) + b"\r\n" for i in range(0, len(data), 57)])
+
+
+def encode_quoted_printable(data: bytes) -> bytes:
+    """Text with LF line ends, as quoted-printable with CRLF line ends and lines of at most 76 characters."""
+    return binascii.b2a_qp(data, istext=True).replace(b"\n", b"\r\n")
