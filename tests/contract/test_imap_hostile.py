@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -379,6 +380,15 @@ async def test_one_bad_message_harms_only_itself(rig: Callable[..., Rig], answer
     assert (batch.cursor, batch.more) == ("7:5", False)
 
 
+async def test_a_message_as_quoted_string(rig: Callable[..., Rig]) -> None:
+    async with FakeImap(LETTERS) as server:
+        server.on["UID FETCH"] = fetch_but(3, says(b'* 3 FETCH (BODY[] "Subject: a \\"b\\"" UID 3)'))
+        async with rig(server).open() as source:
+            batch = await source.receive("", ALL)
+    assert bodies(batch)[2] == b'Subject: a "b"'
+    assert batch.unreadable == ()
+
+
 async def test_one_message_without_size_harms_only_itself(rig: Callable[..., Rig]) -> None:
     async def fetch(session: Session, tag: bytes, arguments: bytes) -> None:
         uid_set, _, items = arguments.partition(b" ")
@@ -692,6 +702,28 @@ async def test_without_idle_a_poll(rig: Callable[..., Rig]) -> None:
 # -- broken off by ourselves
 
 
+async def test_a_full_disk_is_named_and_loses_nothing(rig: Callable[..., Rig], tmp_path: Path) -> None:
+    class FullDisk(Spool):
+        def write(self, data: bytes | memoryview) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    disks: list[type[Spool]] = [FullDisk]
+    async with FakeImap(LETTERS) as server:
+        made = rig(server)
+        context = replace(made.context(), spool=lambda: disks[-1](tmp_path))
+        async with asyncio.timeout(10):
+            source = ImapSource(made.settings, context)
+            for _ in range(STRIKES + 1):
+                with pytest.raises(Transient) as caught:
+                    await source.receive("", ALL)
+            disks.append(Spool)
+            got, _, _ = await receive_until_all(source)
+            await source.close()
+    assert (caught.value.scope, caught.value.said) == ("router", "No space left on device")
+    assert "make room" in caught.value.cure
+    assert got == list(LETTERS.values())
+
+
 async def test_a_cancelled_call_leaves_the_source_usable(rig: Callable[..., Rig]) -> None:
     async with FakeImap(LETTERS) as server:
         server.on["UID FETCH"] = silent
@@ -702,6 +734,14 @@ async def test_a_cancelled_call_leaves_the_source_usable(rig: Callable[..., Rig]
             server.on.clear()
             assert bodies(await source.receive("", ALL)) == list(LETTERS.values())
         assert server.connections == 2
+
+
+async def test_the_probe_of_a_host_name_that_is_none(rig: Callable[..., Rig]) -> None:
+    async with FakeImap(LETTERS) as server:
+        made = rig(server, host="a..b")
+        steps = [step async for step in ImapProbe(made.settings, made.context()).probe()]
+    assert [(step.name, step.ok) for step in steps] == [("resolve", False)]
+    assert "host name" in steps[0].cure
 
 
 async def test_the_probe_names_the_step_that_failed(rig: Callable[..., Rig]) -> None:

@@ -153,6 +153,7 @@ def test_texts_of_users_are_quoted_or_literals(text: str, expected: bytes | Lite
         ("inbox", b'"INBOX"'),
         ("Sent & done", b'"Sent &- done"'),
         ("Entwürfe", b'"Entw&APw-rfe"'),
+        ("😀", b'"&2D3eAA-"'),
         ("台北/日本語", b'"&U,BTFw-/&ZeVnLIqe-"'),
         ('a"\r\nR1 DELETE x', b'"a\\"&AA0ACg-R1 DELETE x"'),
     ],

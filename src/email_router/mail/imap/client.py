@@ -18,7 +18,7 @@ from email_router.mail.imap import answers, errors
 from email_router.mail.imap.answers import Garbled, Status, Token
 from email_router.mail.imap.errors import Doing
 from email_router.mail.imap.settings import ImapSettings
-from email_router.mail.imap.transport import Literal, Response, Spools, Transport, encoded, string
+from email_router.mail.imap.transport import Literal, Response, Spools, Transport, encoded, spooled, string
 from email_router.model.errors import NeedsOperator, Transient
 from email_router.model.message import Content
 from email_router.model.settings import AuthMechanism, TlsMode
@@ -206,9 +206,7 @@ class Client:
         def take(uid: int, items: dict[bytes, Token]) -> None:
             body = items.get(b"BODY[]")
             if isinstance(body, bytes):  # a short message may come as a quoted string
-                spool = spools()
-                spool.write(body)
-                into[uid] = spool.finish()
+                into[uid] = spooled(body, spools)
             elif body is not None and not isinstance(body, list):
                 into[uid] = body
 

@@ -41,7 +41,7 @@ class ImapProbe:
         except RouterError as error:
             said = error.what + (f': "{error.said}"' if error.said else "")
             yield ProbeStep(name, False, tried, said=said, cure=error.cure or "see what the server said")
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no host name could look like that
             cure = "correct the host name, or the name server of this machine"
             yield ProbeStep(name, False, tried, said=str(error), cure=cure)
         finally:

@@ -294,9 +294,9 @@ class ImapSource:
             refused = await self._contents(client, choice.uids, choice.size, contents) if choice.uids else {}
             if choice.uids and len(refused) == len(choice.uids):
                 self._blame(client, choice.uids[0], refused[choice.uids[0]])
-        except Transient:
+        except Transient as error:
             choice.cut(contents)
-            if choice.broke_at and client.usable is False:
+            if choice.broke_at and not client.usable and error.scope == "mailbox":  # not our own full disk
                 self._strikes[choice.broke_at] += 1
             if not choice.uids:
                 raise

@@ -20,6 +20,7 @@ from email_router.net.connection import Connection
 
 from email_router.mail.imap.answers import Part, Status, status
 from email_router.model.errors import Transient
+from email_router.model.message import Content
 
 READ_SIZE = 256 * 1024
 MAX_LINE = 16 * 1024 * 1024
@@ -302,6 +303,9 @@ class Transport:
                 spool.write(piece)
                 left -= len(piece)
             content: Part = spool.finish()
+        except OSError as error:
+            spool.abandon()
+            raise _spool_failed(error) from error
         except BaseException:
             spool.abandon()
             raise
@@ -336,6 +340,29 @@ class Transport:
         self._busy = True
         said = said or (self._bye.said if self._bye else "")
         return Transient(what, where=self._where, said=said, cure=cure, scope="mailbox")
+
+
+def spooled(data: bytes, spools: Spools) -> Content:
+    """A message that is in memory already, through the spool all the same: callers get one kind of content."""
+    spool = spools()
+    try:
+        spool.write(data)
+        content: Content = spool.finish()
+    except OSError as error:
+        spool.abandon()
+        raise _spool_failed(error) from error
+    return content
+
+
+def _spool_failed(error: OSError) -> Transient:
+    """A message could not be written to the spool: our disk, not the server. The connection is given up."""
+    return Transient(
+        "a message could not be spooled to disk",
+        where=str(error.filename or "spool directory"),
+        said=error.strerror or str(error),
+        cure="make room on the disk of the router, or let it write to its spool directory",
+        scope="router",
+    )
 
 
 def _shown(line: bytes) -> str:
