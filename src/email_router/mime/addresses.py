@@ -46,7 +46,7 @@ def parse(value: str, most: int = 10_000) -> tuple[Address, ...]:
 def normalise(address: str) -> str:
     """`local@domain` with a lower-case A-label domain and the local part as it is, or "" when it is no address."""
     address = address.strip()
-    if len(address) > _LONGEST_ADDRESS:
+    if len(address) > _LONGEST_ADDRESS or not address.isprintable():
         return ""
     local, at, domain = address.rpartition("@")
     domain = ascii_domain(domain)

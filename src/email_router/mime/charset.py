@@ -112,3 +112,18 @@ def clean(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-8", "replace").decode()
     return text
+
+
+def repair(text: str) -> str:
+    """Text in which bytes that were no UTF-8 stand as surrogates (PEP 383), with those bytes understood."""
+    if text.isascii():
+        return clean(text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return decode(text.encode("utf-8", "surrogateescape"))[0] if _escapes_only(text) else clean(text)
+    return clean(text)
+
+
+def _escapes_only(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udc7f" or "\udd00" <= c <= "\udfff" for c in text)

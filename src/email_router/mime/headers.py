@@ -46,7 +46,13 @@ def _text(block: bytes) -> tuple[str, bool]:
     except UnicodeDecodeError:
         pass
     # Each line on its own: one sender's latin-1 name must not spoil another's UTF-8 subject.
-    lines = [charset.decode(line)[0].replace("\r", " ") for line in block.split(b"\n")]
+    # Where encoded words may hold raw bytes in a charset of their own, these wait for it as surrogates.
+    lines = [
+        line.replace(b"\x00", b"").decode("utf-8", "surrogateescape")
+        if b"=?" in line
+        else charset.decode(line)[0].replace("\r", " ").replace("\n", " ")
+        for line in block.split(b"\n")
+    ]
     return "\n".join(lines), False
 
 
@@ -56,7 +62,7 @@ def decode(value: str) -> str:
         value = decode_words(value)
     if value.isprintable():
         return value
-    return _CONTROLS.sub(" ", value).strip()
+    return _CONTROLS.sub(" ", charset.repair(value)).strip()
 
 
 def decode_words(value: str) -> str:
@@ -88,15 +94,15 @@ def decode_words(value: str) -> str:
         pending_charset = label
         position = end + 2
     out += _flush(pending, pending_charset, value[position:])
-    return charset.clean("".join(out))
+    return "".join(out)
 
 
 def _flush(pending: bytes, label: str, after: str) -> tuple[str, str]:
-    return (charset.decode(pending, label)[0] if pending else "", after)
+    return (charset.decode(pending, label)[0] if pending else "", charset.repair(after))
 
 
 def _word_bytes(text: str, encoding: str) -> bytes:
-    raw = text.encode("utf-8", "replace")
+    raw = text.encode("utf-8", "surrogateescape")
     if encoding in "bB":
         return transfer.decode(raw, "base64")[0]
     try:
@@ -132,8 +138,8 @@ def parameters(value: str) -> tuple[str, dict[str, str]]:
             number = int(section[2]) if section[2] else 0
             sections.setdefault(section[1], []).append((number, text, bool(section[3]) or section[2] is None))
     for name, text in found.items():
-        if "=?" in text:
-            found[name] = decode_words(text)  # forbidden by RFC 2047 section 5, usual with Outlook
+        if "=?" in text or not text.isprintable():
+            found[name] = decode(text)  # forbidden by RFC 2047 section 5, usual with Outlook
     for name, parts in sections.items():
         found[name] = _joined(parts)
     return main, found
@@ -146,7 +152,9 @@ def _joined(parts: list[tuple[int, str, bool]]) -> str:
     if parts[0][2] and parts[0][1].count("'") >= 2:
         label, _, text = parts[0][1].split("'", 2)
         parts[0] = (parts[0][0], text, True)
-    raw = b"".join(unquote_to_bytes(text) if encoded else text.encode() for _, text, encoded in parts)
+    raw = b"".join(
+        unquote_to_bytes(text) if encoded else text.encode("utf-8", "surrogateescape") for _, text, encoded in parts
+    )
     text = charset.decode(raw, label or "utf-8")[0]
     return decode_words(text) if "=?" in text else text
 
@@ -200,7 +208,7 @@ def date(value: str) -> datetime | None:
     """The Date field with its offset (RFC 5322 section 3.3 and what is seen beside it), or None."""
     match = _DATE.match(value)
     try:
-        parsed = _common_date(match) if match else _odd_date(value)
+        parsed = _common_date(match) if match and match[2].lower() in _MONTHS else _odd_date(value)
     except (ValueError, OverflowError, IndexError, TypeError):
         return None
     # So that no time zone takes it out of what datetime and PostgreSQL can hold.
