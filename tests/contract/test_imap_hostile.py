@@ -596,6 +596,21 @@ async def test_a_copy_that_fails_deletes_nothing(rig: Callable[..., Rig]) -> Non
     assert "quota" in caught.value.cure
 
 
+@pytest.mark.parametrize("action", [SourceAction.DELETE, SourceAction.MOVE])
+async def test_an_expunge_that_was_lost_is_made_up_for(rig: Callable[..., Rig], action: SourceAction) -> None:
+    async with FakeImap(LETTERS, capabilities="IMAP4rev1 SASL-IR AUTH=PLAIN UIDPLUS") as server:
+        server.on["UID EXPUNGE"] = says(close=True)
+        async with rig(server).open() as source:
+            got = keys(await source.receive("", ALL))
+            with pytest.raises(Transient):
+                await source.acknowledge(got[:2], action, "Done")
+            assert len(server.messages) == 5
+            server.on.clear()
+            await source.acknowledge(got[:2], action, "Done")
+        assert sorted(server.messages) == [3, 4, 5]
+        assert server.copied == ({b'"Done"': [1, 2]} if action is SourceAction.MOVE else {})
+
+
 async def test_a_missing_target_is_made_once(rig: Callable[..., Rig]) -> None:
     async with FakeImap(LETTERS) as server:
         server.on["UID MOVE"] = says(b"TAG NO [TRYCREATE] no such folder")

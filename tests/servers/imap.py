@@ -184,10 +184,11 @@ async def _examine(session: Session, tag: bytes, arguments: bytes) -> None:
 async def _search(session: Session, tag: bytes, arguments: bytes) -> None:
     server = session.server
     uids: Iterable[int] = sorted(server.messages)
-    if arguments.startswith(b"UID "):
-        uids = server.uids(arguments[4:])
-    elif arguments == b"UNDELETED":
-        uids = [uid for uid in sorted(server.messages) if uid not in server.deleted]
+    words = arguments.split(b" ")
+    if words[0] == b"UID":
+        uids = server.uids(words[1])
+    if b"UNDELETED" in words:
+        uids = [uid for uid in uids if uid not in server.deleted]
     await session.say(b" ".join([b"* SEARCH", *(b"%d" % uid for uid in uids)]))
     await session.ok(tag)
 

@@ -299,32 +299,43 @@ class Client:
     # -- changing
 
     async def mark_seen(self, uids: Sequence[int]) -> None:
-        await self._store(uids, b"(\\Seen)")
+        for uid_set in answers.uid_sets(uids):
+            await self._store(uid_set, b"(\\Seen)")
 
     async def delete(self, uids: Sequence[int]) -> None:
         """Mark deleted and expunge exactly these. Without UIDPLUS (RFC 4315) they stay marked: a plain EXPUNGE would
         take away what somebody else marked.
         """
-        await self._store(uids, b"(\\Deleted)")
+        for uid_set in answers.uid_sets(uids):
+            await self._delete(uid_set)
+
+    async def _delete(self, uid_set: bytes) -> None:
+        await self._store(uid_set, b"(\\Deleted)")
         if "UIDPLUS" in self.capabilities:
-            await self._do(Doing.CHANGE, *[(b"UID EXPUNGE", s) for s in answers.uid_sets(uids)])
+            await self._do(Doing.CHANGE, (b"UID EXPUNGE", uid_set))
 
     async def move(self, uids: Sequence[int], target: str) -> None:
-        """Move to a folder, which is made when it does not exist: MOVE (RFC 6851), else copy, then delete."""
+        """Move to a folder, which is made when it does not exist: MOVE (RFC 6851), else copy, then delete.
+
+        What is marked deleted already was copied before the connection was lost: it is not copied twice.
+        """
         verb = b"UID MOVE" if "MOVE" in self.capabilities else b"UID COPY"
         for uid_set in answers.uid_sets(uids):
-            command = (verb, uid_set, folder_argument(target))
-            [status] = await self._wire.run(command)
-            if status.code in ("TRYCREATE", "NONEXISTENT"):
-                await self._do(Doing.CHANGE, (b"CREATE", folder_argument(target)))
-                [status] = await self._wire.run(command)
-            self._check(status, Doing.CHANGE)
-        if verb == b"UID COPY":
-            await self.delete(uids)
+            for left in answers.uid_sets(await self.search(b"UID " + uid_set + b" UNDELETED")):
+                await self._into(verb, left, target)
+            if verb == b"UID COPY":
+                await self._delete(uid_set)
 
-    async def _store(self, uids: Sequence[int], flags: bytes) -> None:
-        sets = answers.uid_sets(uids)
-        await self._do(Doing.CHANGE, *[(b"UID STORE", s, b"+FLAGS.SILENT", flags) for s in sets])
+    async def _into(self, verb: bytes, uid_set: bytes, target: str) -> None:
+        command = (verb, uid_set, folder_argument(target))
+        [status] = await self._wire.run(command)
+        if status.code in ("TRYCREATE", "NONEXISTENT"):
+            await self._do(Doing.CHANGE, (b"CREATE", folder_argument(target)))
+            [status] = await self._wire.run(command)
+        self._check(status, Doing.CHANGE)
+
+    async def _store(self, uid_set: bytes, flags: bytes) -> None:
+        await self._do(Doing.CHANGE, (b"UID STORE", uid_set, b"+FLAGS.SILENT", flags))
 
     async def close(self) -> None:
         """Close without ceremony; LOGOUT only when the server is listening."""

@@ -114,14 +114,10 @@ class ImapSource:
                 return
             if action is SourceAction.SEEN:
                 await client.mark_seen(uids)
-                return
-            # What is marked deleted was dealt with before; moving it again would make a second copy.
-            left = set(await client.search(b"UNDELETED"))
-            uids = [uid for uid in uids if uid in left]
-            if uids and action is SourceAction.MOVE:
-                await client.move(uids, move_to)
-            elif uids:
+            elif action is SourceAction.DELETE:
                 await client.delete(uids)
+            else:
+                await client.move(uids, move_to)
 
     async def usage(self) -> Usage:
         async with self._connected(writable=False) as (client, _):
