@@ -30,7 +30,10 @@ def parse(value: str, most: int = 10_000) -> tuple[Address, ...]:
     position = 0
     while len(found) < most and (match := _PLAIN.match(value, position)):
         quoted, atoms, local, domain, bare, bare_domain = match.groups()
-        found.append(Address(_name(quoted or atoms or ""), f"{local or bare}@{(domain or bare_domain).lower()}"))
+        address = f"{local or bare}@{(domain or bare_domain).lower()}"
+        if len(address) > _LONGEST_ADDRESS:
+            break
+        found.append(Address(_name(quoted or atoms or ""), address))
         position = match.end()
     rest = value[position:]
     if rest.strip() and len(found) < most:
@@ -171,7 +174,7 @@ class _Reader:
 
     def _end(self, separator: str) -> None:
         """One entry is complete."""
-        words = "".join(self._words).strip()
+        words = "".join(self._words).strip().strip("'")
         if self._angle is not None:
             self._end_angle(words, self._angle)
         elif words:

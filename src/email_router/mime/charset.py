@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import encodings.aliases
 import functools
 import re
@@ -76,7 +77,10 @@ def codec_for(label: str) -> str:
 def decode(data: bytes, label: str = "") -> tuple[str, bool]:
     """Text, and whether the declared charset held. Without line-end changes; NULs and lone surrogates removed."""
     declared = codec_for(label) if label else "ascii"
-    if declared in ("ascii", "utf-8", "cp1252", "") and data.isascii() and b"\x1b" not in data:
+    if declared in ("ascii", "utf-8", "cp1252", "") and data.isascii():
+        if b"\x1b$" in data and declared in ("ascii", ""):  # old Japanese mailers name no charset
+            with contextlib.suppress(UnicodeError):
+                return clean(data.decode("iso2022_jp_ext")), False
         return clean(data.decode("ascii")), declared != ""
     if declared and declared != "ascii":
         try:

@@ -113,7 +113,9 @@ class _Body:
         files = [a for a in email.attachments if a not in shown]
         body = self._text()
         if shown:
-            body = self._multipart("related", [body, *map(self._attachment, shown)], ';\r\n type="multipart/alternative"')
+            body = self._multipart(
+                "related", [body, *map(self._attachment, shown)], ';\r\n type="multipart/alternative"'
+            )
         return self._multipart("mixed", [body, *map(self._attachment, files)]) if files else body
 
     def _text(self) -> Pieces:

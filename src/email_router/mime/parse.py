@@ -148,8 +148,9 @@ class _Reader:
         text = html_body = None
         for child in part.children:
             child_text, child_html = _merged(self._bodies(child))
-            if child_text is not None and (text is None or not text.strip()):
-                text = child_text
+            if child_text is not None and (text is None or child_text.strip() not in text):
+                # Some senders put two different texts here: neither may be lost.
+                text = f"{text}\n{child_text}" if text and text.strip() else child_text
             html_body = child_html if child_html is not None else html_body
         return [Body(text, html_body)] if text is not None or html_body is not None else []
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import binascii
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
 _UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} [^\n]*\n", re.MULTILINE)
-_PADDINGS = 64
-"""Ends of base64 blocks that are honoured in one chunk; more is an attack on our time, not mail."""
+_PADDINGS = 1024
+"""Ends of base64 blocks that are honoured in one part; more is an attack on our time, not mail."""
 _LINES_OF_BASE64 = 57 * 1024
 """Bytes that make 1,024 whole lines of 76 characters."""
 
@@ -35,11 +36,9 @@ def decode(data: bytes, encoding: str) -> tuple[bytes, bool]:
 
 
 def _decode_base64(data: bytes) -> tuple[bytes, bool]:
-    try:
-        if b"=" not in data[:-4].rstrip():
+    if b"=" not in data.rstrip(b"=\r\n\t "):
+        with contextlib.suppress(binascii.Error):
             return binascii.a2b_base64(data), True
-    except binascii.Error:
-        pass
     decoder = _Base64()
     decoded = decoder.feed(data) + decoder.end()
     return decoded, not decoder.broken
@@ -50,17 +49,15 @@ class _Base64:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._paddings = _PADDINGS
         self.broken = False
 
     def feed(self, data: bytes) -> bytes:
-        if not 0 < data.count(b"=") <= _PADDINGS:
-            return self._block(data)
-        # Runs of "=" end a block: what follows is aligned anew.
-        pieces = data.split(b"=")
+        pieces = data.split(b"=", self._paddings)
+        self._paddings -= len(pieces) - 1
         decoded = []
         for piece in pieces[:-1]:
-            decoded.append(self._block(piece))
-            decoded.append(self.end())
+            decoded += [self._block(piece), self.end()]
         decoded.append(self._block(pieces[-1]))
         return b"".join(decoded)
 
