@@ -72,7 +72,7 @@ def sanitise(html: str) -> str:
     if len(html) <= LARGEST and _depth_is_bounded(html):
         with contextlib.suppress(Exception):  # a cleaner that fails must not show the original
             return _CLEANER.clean(html)
-    return f"<pre>{entities.escape(_stripped(html[:LARGEST]))}</pre>"
+    return f"<pre>{entities.escape(stripped(html[:LARGEST]))}</pre>"
 
 
 def to_text(html: str) -> str:
@@ -82,7 +82,7 @@ def to_text(html: str) -> str:
             import inscriptis  # 55 ms and lxml: only for those who need it
 
             return _tidy(inscriptis.get_text(html))
-    return _stripped(html[:LARGEST])
+    return stripped(html[:LARGEST])
 
 
 def of_text(text: str) -> str:
@@ -114,7 +114,7 @@ _BREAKS = re.compile(r"<(?:br|/p|/div|/tr|/li|/h[1-6]|/blockquote|/table|hr)\b[^
 _ANY_TAG = re.compile(r"<[/!?a-zA-Z][^<>]*+>?")
 
 
-def _stripped(html: str) -> str:
+def stripped(html: str) -> str:
     """The text without its tags, in linear time and without a parser."""
     text = re.sub(
         r"[ \t\r\n]+", " ", _INVISIBLE.sub(" ", html) if html.count("<!--") + html.count("<s") < 1000 else html

@@ -7,13 +7,13 @@ live as long as they do.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import html as entities
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from email_router.mime import addresses, charset, headers, html, names, transfer
@@ -25,6 +25,8 @@ from email_router.model.message import Address, Attachment, Content, Defect, Hea
 IN_MEMORY = 4 * 1024 * 1024
 """Bytes up to which a message is read as a whole; of larger ones the large parts stay where they are."""
 _LARGE_PART = 1024 * 1024
+_LAID_OUT = 8
+"""Stretches of a body up to which HTML among them is laid out as text; in more its tags are merely dropped."""
 
 _DEFECTS = {
     "base64": "a part is not sound base64 and was decoded as far as it goes",
@@ -47,6 +49,7 @@ _DEFECTS = {
 }
 """The codes of `ParsedEmail.defects`, stable, with their usual words."""
 
+_T = TypeVar("_T")
 _NO_LIMITS_GIVEN = Limits()
 
 
@@ -93,6 +96,7 @@ class _Reader:
         self._data: bytes | None = None
         self._attachments: list[Attachment] = []
         self._defects: dict[str, str] = {}
+        self._text_left = limits.text_bytes
 
     def read(self) -> ParsedEmail:
         if self._content.size > self._limits.total_bytes:
@@ -158,11 +162,12 @@ class _Reader:
         if not _is_body(part):
             self._attach(part)
             return []
-        raw = self._decoded(part, self._limits.text_bytes + 1)
-        if len(raw) > self._limits.text_bytes:
-            raw = raw[: self._limits.text_bytes]
+        raw = self._decoded(part, self._text_left + 1)
+        if len(raw) > self._text_left:
+            raw = raw[: self._text_left]
             self._note("text-bytes")
             self._attach(part)
+        self._text_left -= len(raw)
         text, sound = charset.decode(raw, part.type_parameters.get("charset", ""))
         if not sound:
             self._note("charset")
@@ -250,7 +255,9 @@ class _Reader:
 
 
 def _fields(root: Part) -> _Fields:
-    fields = _Fields(tuple([Header(name, headers.decode(value)) for name, value in root.fields]))
+    # Most values are plain: not even a call is spent on them.
+    plain = [v if v.isprintable() and "=?" not in v else headers.decode(v) for _, v in root.fields]
+    fields = _Fields(tuple([Header(name, value) for (name, _), value in zip(root.fields, plain, strict=True)]))
     for name, value in root.fields:
         if (key := name.lower()) in _READ:
             fields.values.setdefault(key, []).append(value)
@@ -304,7 +311,8 @@ def _merged(bodies: list[Body]) -> Body:
         return telling[0]
     text = html_body = None
     if any(b.text is not None for b in telling):
-        text = "\n".join(b.text if b.text is not None else html.to_text(b.html or "") for b in telling)
+        as_text = html.to_text if len(telling) <= _LAID_OUT else html.stripped
+        text = "\n".join(b.text if b.text is not None else as_text(b.html or "") for b in telling)
     if any(b.html is not None for b in telling):
         html_body = "\n".join(b.html if b.html is not None else html.of_text(b.text or "") for b in telling)
     return Body(text, html_body)
@@ -322,24 +330,17 @@ def _marked_inline(attachments: list[Attachment], html_body: str) -> tuple[Attac
 
 
 def _unparsable(content: Content, limits: Limits, error: Exception) -> ParsedEmail:
-    """The last net: the header as far as it goes, and no body."""
-    head = read_all(content, limits.header_bytes)
-    fields: list[headers.Field] = []
-    with contextlib.suppress(Exception):
-        fields, _ = headers.split(re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0], limits.headers)
-    readable: list[Header] = []
-    for name, value in fields:
-        with contextlib.suppress(Exception):
-            readable.append(Header(name, headers.decode(value)))
+    """The last net: the header as far as it goes, and no body. Each step may fail without the others."""
+    head = re.split(rb"\r?\n\r?\n", read_all(content, limits.header_bytes), maxsplit=1)[0]
+    nothing: list[headers.Field] = []
+    fields = _attempt(lambda: headers.split(head, limits.headers)[0], nothing)
+    readable = [Header(name, _attempt(partial(headers.decode, value), "")) for name, value in fields]
     values = {h.name.lower(): h.value for h in reversed(readable)}
-    from_: tuple[Address, ...] = ()
-    with contextlib.suppress(Exception):
-        from_ = addresses.parse(values.get("from", ""), 10)
     return ParsedEmail(
         identity=identity(content),
-        message_id=headers.message_id(values.get("message-id", "")),
+        message_id=_attempt(lambda: headers.message_id(values.get("message-id", "")), ""),
         subject=values.get("subject", ""),
-        from_=from_,
+        from_=_attempt(lambda: addresses.parse(values.get("from", ""), 10), ()),
         sender=(),
         reply_to=(),
         to=(),
@@ -355,3 +356,10 @@ def _unparsable(content: Content, limits: Limits, error: Exception) -> ParsedEma
         size=content.size,
         defects=(Defect("unparsable", f"{_DEFECTS['unparsable']}: {type(error).__name__}: {error}"[:500]),),
     )
+
+
+def _attempt(action: Callable[[], _T], otherwise: _T) -> _T:
+    try:
+        return action()
+    except Exception:
+        return otherwise

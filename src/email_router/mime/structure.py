@@ -40,8 +40,8 @@ class Limits:
     depth: int = 30
     recipients: int = 5000
     """In To, Cc and Bcc together."""
-    text_bytes: int = 2 * 1024 * 1024
-    """Of one body part as it is stored in text or html; a longer one is cut and attached as a whole."""
+    text_bytes: int = 4 * 1024 * 1024
+    """Of all body parts together, as they come into text and html; what is longer is cut and attached as a whole."""
 
 
 @dataclass(slots=True)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -259,6 +261,11 @@ def test_a_bug_of_ours_is_a_defect_of_the_message(monkeypatch: pytest.MonkeyPatc
     assert (email.subject, email.message_id, email.identity) == ("s", "1@x.org", identity_of(raw))
     assert email.from_ == (Address("Ann", "ann@example.com"),)
     assert [d.code for d in email.defects] == ["unparsable"]
+    assert "KeyError: 'bug'" in email.defects[0].detail
+    for name in ("headers.decode", "headers.message_id", "addresses.parse", "headers.split"):
+        module, _, function = name.partition(".")
+        monkeypatch.setattr(getattr(parse_module, module), function, bug)
+    assert read(raw).identity == identity_of(raw)
 
 
 # --- Large messages ---------------------------------------------------------------------------------------------------
@@ -311,6 +318,14 @@ def test_a_large_attachment_is_read_from_the_spool(tmp_path: Path) -> None:
     attachment.content.discard()
     with pytest.raises(ValueError, match="discarded"):
         attachment.content.open()
+
+
+def test_a_message_of_50_mb_needs_little_memory() -> None:
+    """In a process of its own, since a peak never falls. The issue allows 200 MB for router and database together."""
+    script = "from bench.parse import rise_of_memory; print(rise_of_memory(50))"
+    root = Path(__file__).resolve().parents[3]
+    run = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 30
 
 
 # --- Anything at all --------------------------------------------------------------------------------------------------
