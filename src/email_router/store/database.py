@@ -1,0 +1,93 @@
+"""Connections to PostgreSQL, and its errors in our words.
+
+Everything that touches the database goes through `transaction`: a block that commits whole or not at all. A lost
+connection, a restart or a deadlock is Transient; what needs a person (a password, a full disk) is NeedsOperator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg import errors as pg
+from sqlalchemy import exc, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from email_router.model.errors import NeedsOperator, RouterError, Transient
+
+
+def open_engine(dsn: str, size: int = 20) -> AsyncEngine:
+    """A pool of at most `size` connections to `dsn` (`postgresql://…`, also a socket directory as `?host=/path`)."""
+    url = make_url(dsn).set(drivername="postgresql+psycopg")
+    return create_async_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=60,
+        pool_pre_ping=False,
+        connect_args={
+            "application_name": "email-router",
+            "connect_timeout": 10,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "prepare_threshold": 3,
+        },
+    )
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction. Raises Transient or NeedsOperator for the database's failures; others pass through."""
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except RouterError:
+        raise
+    except exc.DBAPIError as error:
+        raise translated(error.orig if isinstance(error.orig, Exception) else error) from error
+    except (psycopg.Error, exc.TimeoutError, OSError) as error:
+        raise translated(error) from error
+
+
+def translated(error: Exception) -> RouterError:
+    """The one table from PostgreSQL's failures to ours."""
+    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, pg.DiskFull):
+        return NeedsOperator(
+            "The database's disk is full", said=said, cure="free space on it; work goes on by itself", scope="router"
+        )
+    if isinstance(error, pg.TooManyConnections) or "too many clients" in said or isinstance(error, exc.TimeoutError):
+        return Transient(
+            "The database has no connection free",
+            said=said,
+            cure="raise max_connections, or run fewer routers",
+            scope="router",
+            retry_after=5,
+        )
+    if (
+        isinstance(error, (pg.InvalidPassword, pg.InvalidAuthorizationSpecification))
+        or "password authentication" in said
+    ):
+        return NeedsOperator(
+            "The database refused the login", said=said, cure="check user and password in the DSN", scope="router"
+        )
+    if isinstance(error, (pg.InsufficientPrivilege, pg.ReadOnlySqlTransaction)):
+        return NeedsOperator(
+            "The database refuses to be written",
+            said=said,
+            cure="give the user of the DSN its rights; a standby must be promoted first",
+            scope="router",
+        )
+    if isinstance(error, (pg.SerializationFailure, pg.DeadlockDetected)):
+        return Transient("The database asked to try again", said=said, scope="router", retry_after=0.2)
+    if isinstance(error, (pg.DataError, pg.IntegrityError, pg.ProgrammingError)):
+        raise error
+    return Transient(
+        "The database cannot be reached",
+        said=said,
+        cure="work goes on by itself when it is back",
+        scope="router",
+        retry_after=2,
+    )

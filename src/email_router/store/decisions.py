@@ -1,0 +1,53 @@
+"""Decisions, to be searched: one `grep` tells a message's life."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from email_router.store.database import transaction
+
+
+class Decisions:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def search(
+        self,
+        *,
+        message_id: str = "",
+        sender: str = "",
+        subject: str = "",
+        mailbox: str = "",
+        outcome: str = "",
+        limit: int = 50,
+    ) -> list[dict[str, Any]]:
+        """Newest first; every condition that is given must hold. `sender` and `subject` match anywhere, in any case."""
+        async with transaction(self._engine) as db:
+            rows = await db.execute(
+                text(
+                    "SELECT created, deployment, mailbox, folder, item, outcome, reason, why, losing, message_id, sender, "
+                    "recipients, subject, received, activity, defects, traceback FROM router.decision "
+                    "WHERE (:message_id = '' OR message_id = :message_id) "
+                    "AND (:sender = '' OR sender ILIKE '%' || :sender || '%') "
+                    "AND (:subject = '' OR subject ILIKE '%' || :subject || '%') "
+                    "AND (:mailbox = '' OR mailbox = :mailbox) AND (:outcome = '' OR outcome = :outcome) "
+                    "ORDER BY id DESC LIMIT :limit"
+                ),
+                {
+                    "message_id": message_id.strip("<> "),
+                    "sender": sender,
+                    "subject": subject,
+                    "mailbox": mailbox,
+                    "outcome": outcome,
+                    "limit": limit,
+                },
+            )
+            return [dict(row._mapping) for row in rows]
+
+    async def counts(self) -> dict[str, int]:
+        async with transaction(self._engine) as db:
+            rows = await db.execute(text("SELECT outcome, count(*) AS n FROM router.decision GROUP BY outcome"))
+            return {row.outcome: row.n for row in rows}

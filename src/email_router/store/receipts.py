@@ -1,0 +1,246 @@
+"""Receipts, cursors and decisions: what was seen, and what became of it.
+
+Every method is one transaction with a fixed number of statements, however many messages it is about (undeliverable
+mail aside: its raw bytes are streamed). Nothing is half done after a kill: a cursor and its receipts, or an outcome and
+its decision, are there together or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from email_router.model.ids import new_id
+from email_router.model.message import DeliveryKey
+from email_router.model.receipt import Outcome, Receipt, Term
+from email_router.ports.mail import Cursor
+from email_router.ports.store import Conclusion
+from email_router.store import chunks
+from email_router.store.database import transaction
+from email_router.store.shards import fenced
+
+NOTE = text("""
+INSERT INTO router.receipt (id, deployment, mailbox, folder, item)
+SELECT i, d, :mailbox, :folder, k FROM unnest(CAST(:ids AS uuid[]), CAST(:deployments AS text[]), CAST(:items AS text[])) AS t(i, d, k)
+ON CONFLICT (mailbox, folder, item, deployment) DO NOTHING
+""")
+MOVE = text("""
+INSERT INTO router.cursor (mailbox, folder, cursor) VALUES (:mailbox, :folder, :cursor)
+ON CONFLICT (mailbox, folder) DO UPDATE SET cursor = excluded.cursor
+""")
+OPEN = text("""
+SELECT id, deployment, mailbox, folder, item, seen, attempts, outcome FROM router.receipt
+WHERE closed IS NULL AND mailbox = :mailbox AND folder = :folder AND item = ANY(:items)
+""")
+WAITING = text("""
+SELECT id, deployment, mailbox, folder, item, seen, attempts, outcome FROM router.receipt
+WHERE closed IS NULL AND mailbox = :mailbox AND next_attempt <= now() ORDER BY seen, id LIMIT :limit
+""")
+POSTPONE = text("""
+UPDATE router.receipt SET attempts = attempts + 1, last_error = :error,
+    next_attempt = now() + make_interval(secs => :seconds)
+WHERE id = ANY(:ids) AND closed IS NULL
+""")
+CONCLUDE = text("""
+UPDATE router.receipt AS r SET outcome = t.o, next_attempt = now(),
+    closed = CASE WHEN :close THEN now() END
+FROM unnest(CAST(:ids AS uuid[]), CAST(:outcomes AS text[])) AS t(i, o) WHERE r.id = t.i
+""")
+DECIDE = text("""
+INSERT INTO router.decision (receipt, deployment, mailbox, folder, item, outcome, reason, why, losing, message_id,
+    identity, sender, recipients, subject, received, activity, defects, traceback)
+SELECT * FROM unnest(CAST(:receipt AS uuid[]), CAST(:deployment AS text[]), CAST(:mailbox AS text[]),
+    CAST(:folder AS text[]), CAST(:item AS text[]), CAST(:outcome AS text[]), CAST(:reason AS text[]),
+    CAST(:why AS text[]), CAST(:losing AS text[]), CAST(:message_id AS text[]), CAST(:identity AS bytea[]),
+    CAST(:sender AS text[]), CAST(:recipients AS text[]), CAST(:subject AS text[]),
+    CAST(:received AS timestamptz[]), CAST(:activity AS uuid[]), CAST(:defects AS text[]), CAST(:traceback AS text[]))
+""")
+NAMED = text("""
+INSERT INTO router.named_id (deployment, message_id, receipt)
+SELECT * FROM unnest(CAST(:deployments AS text[]), CAST(:ids AS text[]), CAST(:receipts AS uuid[]))
+ON CONFLICT DO NOTHING
+""")
+REOPEN = text("""
+WITH named AS (
+    DELETE FROM router.named_id WHERE deployment = :deployment AND message_id = ANY(:ids) RETURNING receipt
+)
+UPDATE router.receipt SET closed = NULL, outcome = NULL, next_attempt = now(), attempts = 0
+WHERE id IN (SELECT receipt FROM named) AND outcome = 'not-tracked'
+""")
+ADD_UNDELIVERABLE = text("""
+INSERT INTO router.undeliverable (id, receipt, deployment, mailbox, folder, item, received, cause, cure, traceback,
+    subject, sender, size)
+VALUES (:id, :receipt, :deployment, :mailbox, :folder, :item, :received, :cause, :cure, :traceback, :subject, :sender,
+    :size)
+ON CONFLICT (receipt) DO UPDATE SET state = 'open', cause = excluded.cause, cure = excluded.cure,
+    traceback = excluded.traceback RETURNING id
+""")
+
+
+class Receipts:
+    """`ports.store.Receipts` and `ports.store.Cursors` on PostgreSQL."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def load(self, mailbox: str, folder: str) -> Cursor:
+        async with transaction(self._engine) as db:
+            found = await db.execute(
+                text("SELECT cursor FROM router.cursor WHERE mailbox = :m AND folder = :f"), {"m": mailbox, "f": folder}
+            )
+            return str(found.scalar() or "")
+
+    async def note(
+        self,
+        deployments: Sequence[str],
+        mailbox: str,
+        folder: str,
+        keys: Sequence[DeliveryKey],
+        cursor: Cursor,
+        term: Term,
+    ) -> Sequence[Receipt]:
+        pairs = [(d, k.item) for k in keys for d in deployments]
+        place = {"mailbox": mailbox, "folder": folder}
+        async with fenced(self._engine, term) as db:
+            await db.execute(MOVE, place | {"cursor": cursor})
+            if not pairs:
+                return []
+            await db.execute(
+                NOTE,
+                place
+                | {
+                    "ids": [new_id() for _ in pairs],
+                    "deployments": [d for d, _ in pairs],
+                    "items": [i for _, i in pairs],
+                },
+            )
+            rows = await db.execute(OPEN, place | {"items": [k.item for k in keys]})
+            return [_receipt(row) for row in rows]
+
+    async def waiting(self, mailbox: str, limit: int) -> Sequence[Receipt]:
+        async with transaction(self._engine) as db:
+            return [_receipt(row) for row in await db.execute(WAITING, {"mailbox": mailbox, "limit": limit})]
+
+    async def postpone(self, receipts: Sequence[Receipt], seconds: float, error: str, term: Term) -> None:
+        async with fenced(self._engine, term) as db:
+            await db.execute(POSTPONE, {"ids": [r.id for r in receipts], "seconds": seconds, "error": clean(error)})
+
+    async def conclude(self, conclusions: Sequence[Conclusion], term: Term, *, close: bool) -> None:
+        if not conclusions:
+            return
+        async with fenced(self._engine, term) as db:
+            await db.execute(
+                CONCLUDE,
+                {
+                    "ids": [c.receipt.id for c in conclusions],
+                    "outcomes": [c.decision.outcome.value for c in conclusions],
+                    "close": close,
+                },
+            )
+            await db.execute(DECIDE, _columns(conclusions))
+            untracked = [
+                (c.receipt.deployment, clean(i), c.receipt.id)
+                for c in conclusions
+                if c.decision.outcome is Outcome.NOT_TRACKED
+                for i in c.decision.named_ids
+            ]
+            if untracked:
+                deployments, ids, receipts = zip(*untracked, strict=True)
+                await db.execute(
+                    NAMED, {"deployments": list(deployments), "ids": list(ids), "receipts": list(receipts)}
+                )
+            for conclusion in conclusions:
+                if conclusion.decision.outcome is Outcome.UNDELIVERABLE:
+                    await _keep(db, conclusion)
+
+    async def close(self, receipts: Sequence[Receipt], term: Term) -> None:
+        async with fenced(self._engine, term) as db:
+            await db.execute(
+                text("UPDATE router.receipt SET closed = now() WHERE id = ANY(:ids) AND outcome IS NOT NULL"),
+                {"ids": [r.id for r in receipts]},
+            )
+
+    async def reopen_waiting_for(self, deployment: str, message_ids: Sequence[str], term: Term) -> int:
+        """Judge again what was not tracked and named one of these ids: its parent has arrived. Returns how many."""
+        async with fenced(self._engine, term) as db:
+            done = await db.execute(REOPEN, {"deployment": deployment, "ids": [clean(i) for i in message_ids]})
+            return int(done.rowcount)
+
+    async def known(self, mailbox: str, folder: str, items: Sequence[str]) -> frozenset[str]:
+        """Which of these items already have receipts (POP3's memory of UIDLs)."""
+        async with transaction(self._engine) as db:
+            rows = await db.execute(
+                text(
+                    "SELECT DISTINCT item FROM router.receipt WHERE mailbox = :m AND folder = :f AND item = ANY(:items)"
+                ),
+                {"m": mailbox, "f": folder, "items": list(items)},
+            )
+            return frozenset(str(item) for item in rows.scalars())
+
+
+def clean(value: str) -> str:
+    """Text that PostgreSQL can hold: no NUL, no lone surrogates."""
+    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _receipt(row: Any) -> Receipt:
+    outcome = Outcome(row.outcome) if row.outcome else None
+    key = DeliveryKey(row.mailbox, row.folder, row.item)
+    return Receipt(row.id, row.deployment, key, row.seen, row.attempts, outcome)
+
+
+def _columns(conclusions: Sequence[Conclusion]) -> dict[str, list[Any]]:
+    decided = [(c.receipt, c.decision) for c in conclusions]
+
+    def lines(values: Sequence[str]) -> str:
+        return clean("\n".join(v.replace("\n", " ") for v in values))
+
+    received: list[datetime | None] = [d.received for _, d in decided]
+    return {
+        "receipt": [r.id for r, _ in decided],
+        "deployment": [r.deployment for r, _ in decided],
+        "mailbox": [r.key.mailbox for r, _ in decided],
+        "folder": [r.key.folder for r, _ in decided],
+        "item": [r.key.item for r, _ in decided],
+        "outcome": [d.outcome.value for _, d in decided],
+        "reason": [clean(d.reason) for _, d in decided],
+        "why": [lines(d.why) for _, d in decided],
+        "losing": [lines(d.losing) for _, d in decided],
+        "message_id": [clean(d.message_id) for _, d in decided],
+        "identity": [d.identity for _, d in decided],
+        "sender": [clean(d.sender) for _, d in decided],
+        "recipients": [clean(", ".join(d.recipients)) for _, d in decided],
+        "subject": [clean(d.subject) for _, d in decided],
+        "received": received,
+        "activity": [d.activity for _, d in decided],
+        "defects": [lines(d.defects) for _, d in decided],
+        "traceback": [clean(d.traceback) for _, d in decided],
+    }
+
+
+async def _keep(db: AsyncConnection, conclusion: Conclusion) -> None:
+    """The undeliverable row with its raw bytes; a second time for one receipt only the cause is renewed."""
+    receipt, decision, raw = conclusion.receipt, conclusion.decision, conclusion.raw
+    mine = new_id()
+    values = {
+        "id": mine,
+        "receipt": receipt.id,
+        "deployment": receipt.deployment,
+        "mailbox": receipt.key.mailbox,
+        "folder": receipt.key.folder,
+        "item": receipt.key.item,
+        "received": decision.received,
+        "cause": clean(conclusion.cause),
+        "cure": clean(conclusion.cure),
+        "traceback": clean(decision.traceback),
+        "subject": clean(decision.subject),
+        "sender": clean(decision.sender),
+        "size": raw.size if raw is not None else 0,
+    }
+    stored = (await db.execute(ADD_UNDELIVERABLE, values)).scalar_one()
+    if stored == mine and raw is not None:
+        await chunks.write(db, "router.undeliverable_chunk", "undeliverable", mine, raw)

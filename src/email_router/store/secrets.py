@@ -1,0 +1,124 @@
+"""Secrets at rest: AES-256-GCM, with the row's name as associated data, so that a value moved to another row is refused.
+
+The key comes from `EMAIL_ROUTER_KEY` (base64), a file, or a systemd credential (`email-router-key`); never from beside
+the data unless an administrator puts it there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from email_router.model.errors import NeedsOperator
+from email_router.store.database import transaction
+
+
+def load_key(environ: Mapping[str, str], key_file: Path | None) -> bytes | None:
+    """The 32-byte key, or None when none is configured. Raises NeedsOperator for one that cannot be used."""
+    source, encoded = "EMAIL_ROUTER_KEY", environ.get("EMAIL_ROUTER_KEY", "")
+    credential = Path(environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / "email-router-key"
+    for path in (key_file, credential):
+        if not encoded and path is not None and path.exists():
+            source, encoded = str(path), path.read_text().strip()
+    if not encoded:
+        return None
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise NeedsOperator(
+            "The encryption key is not 32 bytes in base64",
+            where=source,
+            cure="make one with: openssl rand -base64 32",
+            scope="router",
+        )
+    return key
+
+
+def new_key() -> str:
+    return base64.b64encode(os.urandom(32)).decode()
+
+
+def key_id(key: bytes) -> str:
+    return hashlib.sha256(b"email-router key id" + key).hexdigest()[:12]
+
+
+class Secrets:
+    def __init__(self, engine: AsyncEngine, key: bytes | None) -> None:
+        self._engine = engine
+        self._key = key
+
+    async def store(self, name: str, value: str) -> None:
+        key = self._need_key()
+        nonce = os.urandom(12)
+        sealed = AESGCM(key).encrypt(nonce, value.encode(), name.encode())
+        async with transaction(self._engine) as db:
+            await db.execute(
+                text(
+                    "INSERT INTO router.secret (name, key_id, nonce, ciphertext) VALUES (:name, :id, :nonce, :sealed) "
+                    "ON CONFLICT (name) DO UPDATE SET key_id = excluded.key_id, nonce = excluded.nonce, "
+                    "ciphertext = excluded.ciphertext, changed = now()"
+                ),
+                {"name": name, "id": key_id(key), "nonce": nonce, "sealed": sealed},
+            )
+
+    async def read(self, name: str) -> str:
+        key = self._need_key()
+        async with transaction(self._engine) as db:
+            row = (
+                await db.execute(
+                    text("SELECT key_id, nonce, ciphertext FROM router.secret WHERE name = :name"), {"name": name}
+                )
+            ).first()
+        if row is None:
+            raise NeedsOperator(
+                f"There is no stored secret named {name}", cure=f"store it with: email-router secret set {name}"
+            )
+        try:
+            return AESGCM(key).decrypt(bytes(row.nonce), bytes(row.ciphertext), name.encode()).decode()
+        except InvalidTag as error:
+            raise NeedsOperator(
+                f"The stored secret {name} cannot be opened with this key (it was sealed with key {row.key_id}, "
+                f"this is {key_id(key)})",
+                cure="give every router the key it was sealed with, or store the secret again",
+            ) from error
+
+    async def rotate(self, new: bytes) -> int:
+        """Seal every secret with `new`; returns how many. One transaction: all or none."""
+        old = self._need_key()
+        async with transaction(self._engine) as db:
+            rows = (await db.execute(text("SELECT name, nonce, ciphertext FROM router.secret FOR UPDATE"))).all()
+            for row in rows:
+                plain = AESGCM(old).decrypt(bytes(row.nonce), bytes(row.ciphertext), row.name.encode())
+                nonce = os.urandom(12)
+                await db.execute(
+                    text(
+                        "UPDATE router.secret SET key_id = :id, nonce = :nonce, ciphertext = :sealed WHERE name = :name"
+                    ),
+                    {
+                        "name": row.name,
+                        "id": key_id(new),
+                        "nonce": nonce,
+                        "sealed": AESGCM(new).encrypt(nonce, plain, row.name.encode()),
+                    },
+                )
+        self._key = new
+        return len(rows)
+
+    def _need_key(self) -> bytes:
+        if self._key is None:
+            raise NeedsOperator(
+                "Stored secrets need an encryption key, and none is configured",
+                cure="set EMAIL_ROUTER_KEY or key_file (make one with: openssl rand -base64 32), the same on each router",
+                scope="router",
+            )
+        return self._key

@@ -1,0 +1,50 @@
+"""Ownership: who serves a shard now, and the check that every write makes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from email_router.model.errors import Fenced
+from email_router.model.receipt import Term
+from email_router.store.database import transaction
+
+SHARDS = 64
+
+
+class Shards:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def take(self, shard: int, owner: str) -> Term:
+        """Own `shard` from now on: its epoch moves, so that whoever had it before can write no more."""
+        async with transaction(self._engine) as db:
+            row = await db.execute(
+                text(
+                    "UPDATE router.shard SET epoch = epoch + 1, owner = :owner, since = now() "
+                    "WHERE number = :shard RETURNING epoch"
+                ),
+                {"shard": shard, "owner": owner},
+            )
+            return Term(shard, int(row.scalar_one()))
+
+
+async def guard(db: AsyncConnection, term: Term) -> None:
+    """Hold the shard's row for the rest of the transaction; raises Fenced when the epoch is not ours any more."""
+    found = await db.execute(
+        text("SELECT 1 FROM router.shard WHERE number = :shard AND epoch = :epoch FOR SHARE"),
+        {"shard": term.shard, "epoch": term.epoch},
+    )
+    if found.first() is None:
+        raise Fenced(f"Shard {term.shard} is served by another router now", scope="router")
+
+
+@asynccontextmanager
+async def fenced(engine: AsyncEngine, term: Term) -> AsyncIterator[AsyncConnection]:
+    """A transaction that only the owner of the shard can commit."""
+    async with transaction(engine) as db:
+        await guard(db, term)
+        yield db

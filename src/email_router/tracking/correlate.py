@@ -1,0 +1,62 @@
+"""To which conversation a message belongs: In-Reply-To, References from the newest, then the tracking token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from email_router.model.evidence import Evidence, Facts, KnownActivity
+from email_router.model.settings import TrackingSettings
+from email_router.model.verdict import Correlation
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The parent that was found, how, and the words for it. `parent` is None when nothing matched."""
+
+    parent: KnownActivity | None
+    method: Correlation
+    why: str
+    losing: tuple[str, ...] = ()
+
+
+def correlate(evidence: Evidence, facts: Facts, settings: TrackingSettings) -> Match:
+    """The first method that finds a parent wins; what the later ones would have said is kept as losing candidates."""
+    matches = [m for m in (_by_headers(evidence, facts, settings), _by_token(evidence, facts, settings)) if m.parent]
+    if matches:
+        first = matches[0]
+        others = tuple(
+            f"{m.why}, but {first.method.name.replace('_', '-').lower()} comes first"
+            for m in matches[1:]
+            if m.parent is not None and first.parent is not None and m.parent.id != first.parent.id
+        )
+        return Match(first.parent, first.method, first.why, others)
+    return Match(None, Correlation.NONE, _nothing(evidence, settings))
+
+
+def _by_headers(evidence: Evidence, facts: Facts, settings: TrackingSettings) -> Match:
+    if settings.use_headers:
+        for named in evidence.named_ids:
+            parent = facts.by_message_id.get(named)
+            if parent is not None:
+                field = "In-Reply-To" if named in evidence.in_reply_to else "References"
+                return Match(parent, Correlation.IN_REPLY_TO, f"it answers <{named}>, named in {field}")
+    return Match(None, Correlation.NONE, "")
+
+
+def _by_token(evidence: Evidence, facts: Facts, settings: TrackingSettings) -> Match:
+    if settings.use_tokens:
+        for found in evidence.tokens:
+            parent = facts.by_token.get(found)
+            if parent is not None and evidence.received - parent.created <= timedelta(days=settings.token_wrap_days):
+                return Match(parent, Correlation.TRACKING_TOKEN, f"its subject carries the tracking token {found}")
+    return Match(None, Correlation.NONE, "")
+
+
+def _nothing(evidence: Evidence, settings: TrackingSettings) -> str:
+    tried = []
+    if settings.use_headers and evidence.named_ids:
+        tried.append(f"<{evidence.named_ids[0]}> is not known here")
+    if evidence.tokens:
+        tried.append(f"the token {evidence.tokens[0]} belongs to no recent email of this organization")
+    return "; ".join(tried) or "it names no earlier message"
