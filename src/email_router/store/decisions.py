@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from email_router.store.database import transaction
+from email_router.net.postgres import transaction
 
 
 class Decisions:

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from email_router.model.ids import new_id
-from email_router.store.database import transaction
+from email_router.net.postgres import transaction
 
 
 class Installation:

@@ -26,9 +26,8 @@ from email_router.model.outgoing import (
     Stamps,
 )
 from email_router.model.receipt import Term
+from email_router.net.postgres import clean, transaction
 from email_router.ports.store import Attempt
-from email_router.store.database import transaction
-from email_router.store.receipts import clean
 from email_router.store.shards import fenced
 
 ENTER = text("""

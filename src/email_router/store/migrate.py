@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, make_url, text
 
 from email_router.model.errors import NeedsOperator
-from email_router.store.database import translated
+from email_router.net.postgres import translated
 
 LOCK = 0x656D61696C  # "email": the advisory lock's key
 

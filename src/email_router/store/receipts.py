@@ -17,10 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from email_router.model.ids import new_id
 from email_router.model.message import DeliveryKey
 from email_router.model.receipt import Outcome, Receipt, Term
+from email_router.net.postgres import clean, transaction
 from email_router.ports.mail import Cursor
 from email_router.ports.store import Conclusion
 from email_router.store import chunks
-from email_router.store.database import transaction
 from email_router.store.shards import fenced
 
 NOTE = text("""
@@ -180,11 +180,6 @@ class Receipts:
                 {"m": mailbox, "f": folder, "items": list(items)},
             )
             return frozenset(str(item) for item in rows.scalars())
-
-
-def clean(value: str) -> str:
-    """Text that PostgreSQL can hold: no NUL, no lone surrogates."""
-    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def _receipt(row: Any) -> Receipt:

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from email_router.model.errors import NeedsOperator
-from email_router.store.database import transaction
+from email_router.net.postgres import transaction
 
 
 def load_key(environ: Mapping[str, str], key_file: Path | None) -> bytes | None:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from email_router.model.errors import Fenced
 from email_router.model.receipt import Term
-from email_router.store.database import transaction
+from email_router.net.postgres import transaction
 
 SHARDS = 64
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from email_router.model.receipt import Receipt
-from email_router.store.database import transaction
+from email_router.net.postgres import transaction
 
 LIST = """
 SELECT id, deployment, mailbox, folder, item, received, cause, cure, subject, sender, size, state, created

@@ -91,3 +91,8 @@ def translated(error: Exception) -> RouterError:
         scope="router",
         retry_after=2,
     )
+
+
+def clean(value: str) -> str:
+    """Text that PostgreSQL can hold: no NUL, no lone surrogates."""
+    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
