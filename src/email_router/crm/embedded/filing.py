@@ -1,0 +1,258 @@
+"""Filing received mail: one transaction per batch with a fixed number of statements.
+
+What may fail: the database goes away (Transient; nothing of the batch is there), or one item cannot be stored (the
+batch is rolled back and replayed item by item, so that only that one is not filed). A message that is there already,
+whoever filed it, is not filed again: its activity gets the further receiver.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from email_router.crm.embedded import bulk
+from email_router.crm.embedded.organization import fenced
+from email_router.mime.identity import made_message_id
+from email_router.model.errors import Permanent, RouterError
+from email_router.model.evidence import RecordRef
+from email_router.model.filing import Filed, FilingItem, FilingResult, NotFiled
+from email_router.model.receipt import Term
+from email_router.model.verdict import NewCase
+from email_router.net.postgres import clean, transaction
+
+RECEIVED = 4
+"""statuscode of a received email."""
+
+ENTER = """
+INSERT INTO crm.activity (id, organization, direction, identity, status, subject, body_text, body_html, sender,
+    message_id, in_reply_to, refs, correlation, correlated, regarding, owner, accepting, receiving, importance, size,
+    date, received)
+VALUES (%s, %s, 'incoming', %s, 4, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (organization, direction, identity) DO NOTHING
+"""
+EXISTING = text("""
+SELECT id, identity, regarding FROM crm.activity
+WHERE organization = :organization AND direction = 'incoming' AND identity = ANY(:identities)
+""")
+TICKETS = text("""
+UPDATE crm.organization SET case_counter = case_counter + :count WHERE id = :organization RETURNING case_counter
+""")
+RECEIVED_BY = text("""
+INSERT INTO crm.received_by (activity, address, receiver)
+SELECT * FROM unnest(CAST(:activities AS uuid[]), CAST(:addresses AS text[]), CAST(:receivers AS uuid[]))
+ON CONFLICT DO NOTHING
+""")
+QUEUE_ITEMS = text("""
+INSERT INTO crm.queue_item (queue, activity)
+SELECT * FROM unnest(CAST(:queues AS uuid[]), CAST(:activities AS uuid[])) ON CONFLICT DO NOTHING
+""")
+
+
+class Filing:
+    """`ports.crm.Filing` for one organization. `keep_raw` keeps the message as it came beside the activity."""
+
+    def __init__(self, engine: AsyncEngine, organization: UUID, *, keep_raw: bool = True) -> None:
+        self._engine = engine
+        self._organization = organization
+        self._keep_raw = keep_raw
+
+    async def file(self, items: Sequence[FilingItem], term: Term) -> Sequence[FilingResult]:
+        try:
+            return await self._file(items, term)
+        except RouterError:
+            raise
+        except Exception:
+            if len(items) == 1:
+                raise
+        results: list[FilingResult] = []
+        for item in items:
+            try:
+                results.extend(await self._file([item], term))
+            except RouterError:
+                raise
+            except Exception as error:
+                results.append(_not_filed(error))
+        return results
+
+    async def join(self, activity: UUID, receivers: Sequence[tuple[UUID, str]], term: Term) -> None:
+        async with fenced(self._engine, term) as db:
+            await _received_by(db, [(activity, address, receiver) for receiver, address in receivers])
+            await db.execute(
+                text(
+                    "INSERT INTO crm.queue_item (queue, activity) SELECT v.id, :activity FROM crm.receiver v "
+                    "JOIN crm.record r ON r.id = v.id WHERE v.id = ANY(:ids) AND r.type = 'queue' "
+                    "ON CONFLICT DO NOTHING"
+                ),
+                {"activity": activity, "ids": [receiver for receiver, _ in receivers]},
+            )
+
+    async def relink(self, activity: UUID, record: RecordRef) -> None:
+        async with transaction(self._engine) as db:
+            await db.execute(
+                text("UPDATE crm.activity SET regarding = :r WHERE id = :a AND organization = :o"),
+                {"r": record.id, "a": activity, "o": self._organization},
+            )
+
+    async def _file(self, items: Sequence[FilingItem], term: Term) -> Sequence[FilingResult]:
+        async with fenced(self._engine, term) as db:
+            ordered = sorted(items, key=lambda item: item.incoming.email.identity)  # two batches wait, never deadlock
+            cursor = (await bulk.driver(db)).cursor()
+            async with cursor:
+                await cursor.executemany(ENTER, [self._row(item) for item in ordered])
+            there = await self._existing(db, items)
+            new = [i for i in items if there[i.incoming.email.identity][0] == i.verdict.activity]
+            moved = _moved(items, there)
+            await self._make_cases(db, [i.verdict.new_case for i in new if i.verdict.new_case])
+            await self._details(db, new)
+            if moved:
+                await _regard(db, new, moved)
+            await _received_by(db, [_receiving(i, there) for i in items])
+            await db.execute(QUEUE_ITEMS, _queue_items(items, there))
+        return [self._result(i, there, moved) for i in items]
+
+    def _row(self, item: FilingItem) -> tuple[Any, ...]:
+        email, verdict = item.incoming.email, item.verdict
+        return (
+            verdict.activity,
+            self._organization,
+            email.identity,
+            clean(email.subject),
+            clean(email.text),
+            clean(email.html),
+            clean(email.from_[0].address if email.from_ else ""),
+            clean(email.message_id) or made_message_id(email.identity),
+            clean(email.in_reply_to[0] if email.in_reply_to else ""),
+            [clean(r) for r in email.references],
+            int(verdict.correlation),
+            verdict.correlated,
+            verdict.regarding.id if verdict.regarding is not None else None,
+            verdict.owner,
+            verdict.accepting,
+            clean(item.incoming.receiving),
+            _importance(item),
+            email.size,
+            email.date,
+            item.incoming.received,
+        )
+
+    async def _existing(
+        self, db: AsyncConnection, items: Sequence[FilingItem]
+    ) -> dict[bytes, tuple[UUID, UUID | None]]:
+        """Activity and regarding record by identity: ours where we were first, another's where not."""
+        wanted = {"organization": self._organization, "identities": [i.incoming.email.identity for i in items]}
+        return {bytes(row.identity): (row.id, row.regarding) for row in await db.execute(EXISTING, wanted)}
+
+    async def _make_cases(self, db: AsyncConnection, cases: Sequence[NewCase]) -> None:
+        if not cases:
+            return
+        taken = await db.execute(TICKETS, {"count": len(cases), "organization": self._organization})
+        first = int(taken.scalar_one()) - len(cases) + 1
+        await bulk.copy(
+            db,
+            "crm.record",
+            "id, organization, type, name, owner, customer, fields",
+            ("uuid", "uuid", "text", "text", "uuid", "uuid", "jsonb"),
+            [self._case(case, number) for number, case in enumerate(cases, first)],
+        )
+
+    def _case(self, case: NewCase, number: int) -> tuple[Any, ...]:
+        fields = {"ticketnumber": f"CAS-{number:05d}", "prioritycode": case.priority, "queue": str(case.queue)}
+        customer = case.customer.id if case.customer is not None else None
+        return (case.id, self._organization, "incident", clean(case.title), case.owner, customer, Jsonb(fields))
+
+    async def _details(self, db: AsyncConnection, items: Sequence[FilingItem]) -> None:
+        parts = [(i.verdict.activity, n, a) for i in items for n, a in enumerate(i.incoming.email.attachments)]
+        await bulk.store_contents(db, {a.sha256: a.content for _, _, a in parts})
+        await bulk.copy(
+            db,
+            "crm.attachment",
+            "activity, n, name, content_type, size, sha256, content_id, inline",
+            ("uuid", "int4", "text", "text", "int8", "bytea", "text", "bool"),
+            [
+                (activity, n, clean(a.name), clean(a.content_type), a.size, a.sha256, clean(a.content_id), a.inline)
+                for activity, n, a in parts
+            ],
+        )
+        await bulk.copy(
+            db,
+            "crm.party",
+            "activity, n, role, address, name, record",
+            ("uuid", "int4", "text", "text", "text", "uuid"),
+            [
+                (i.verdict.activity, n, p.role.value, clean(p.address), clean(p.name), p.record and p.record.id)
+                for i in items
+                for n, p in enumerate(i.verdict.parties)
+            ],
+        )
+        if self._keep_raw:
+            raw = ((i.verdict.activity, n, data) for i in items for n, data in bulk.pieces(i.raw))
+            await bulk.copy(db, "crm.raw_chunk", "activity, n, data", ("uuid", "int4", "bytea"), raw)
+
+    def _result(self, item: FilingItem, there: dict[bytes, tuple[UUID, UUID | None]], moved: dict[UUID, UUID]) -> Filed:
+        activity, regarding = there[item.incoming.email.identity]
+        if activity != item.verdict.activity:
+            return Filed(activity, False, RecordRef("", regarding) if regarding is not None else None)
+        record = item.verdict.regarding
+        if record is not None and record.id in moved:
+            record = replace(record, id=moved[record.id])
+        return Filed(activity, True, record)
+
+
+def _moved(items: Sequence[FilingItem], there: dict[bytes, tuple[UUID, UUID | None]]) -> dict[UUID, UUID]:
+    """Cases that were not made because another router filed their message first: their id and the one that stands."""
+    moved: dict[UUID, UUID] = {}
+    for item in items:
+        activity, regarding = there[item.incoming.email.identity]
+        if item.verdict.new_case is not None and activity != item.verdict.activity and regarding is not None:
+            moved[item.verdict.new_case.id] = regarding
+    return moved
+
+
+async def _regard(db: AsyncConnection, items: Sequence[FilingItem], moved: dict[UUID, UUID]) -> None:
+    await db.execute(
+        text(
+            "UPDATE crm.activity AS a SET regarding = t.stands FROM unnest(CAST(:planned AS uuid[]), "
+            "CAST(:stands AS uuid[])) AS t(planned, stands) WHERE a.id = ANY(:ids) AND a.regarding = t.planned"
+        ),
+        {"planned": list(moved), "stands": list(moved.values()), "ids": [i.verdict.activity for i in items]},
+    )
+
+
+async def _received_by(db: AsyncConnection, rows: Sequence[tuple[UUID, str, UUID | None]]) -> None:
+    rows = sorted(rows, key=lambda row: (row[0], row[1]))
+    values = {"activities": [r[0] for r in rows], "addresses": [r[1] for r in rows], "receivers": [r[2] for r in rows]}
+    await db.execute(RECEIVED_BY, values)
+
+
+def _receiving(item: FilingItem, there: dict[bytes, tuple[UUID, UUID | None]]) -> tuple[UUID, str, UUID | None]:
+    return there[item.incoming.email.identity][0], clean(item.incoming.receiving), item.verdict.accepting
+
+
+def _queue_items(items: Sequence[FilingItem], there: dict[bytes, tuple[UUID, UUID | None]]) -> dict[str, list[UUID]]:
+    pairs = sorted((there[i.incoming.email.identity][0], queue) for i in items for queue in i.verdict.queues)
+    return {"queues": [queue for _, queue in pairs], "activities": [activity for activity, _ in pairs]}
+
+
+def _importance(item: FilingItem) -> int:
+    """0 low, 1 normal, 2 high, from Importance or X-Priority."""
+    email = item.incoming.email
+    word = (email.header("Importance") or email.header("X-Priority")).strip().casefold()
+    if word.startswith(("high", "1", "2")):
+        return 2
+    return 0 if word.startswith(("low", "4", "5")) else 1
+
+
+def _not_filed(error: Exception) -> NotFiled:
+    told = Permanent(
+        "The embedded CRM could not store this message",
+        said=str(error).splitlines()[0] if str(error) else type(error).__name__,
+        cure="report it with the message; retry it after an update",
+    )
+    return NotFiled(told, "".join(traceback.format_exception(error)))
