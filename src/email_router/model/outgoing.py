@@ -108,6 +108,8 @@ class LedgerRow:
     attempts: int
     pending: tuple[str, ...]
     """Recipients that still have to accept."""
+    accepted: bool = False
+    """Whether a recipient accepted at an earlier attempt."""
     handed_over: datetime | None = None
     next_attempt: datetime | None = None
     last_error: str = ""
@@ -124,3 +126,4 @@ class Settlement:
     attempts: int
     results: tuple[RecipientResult, ...] = field(default=())
     said: str = ""
+    deployment: str = ""

@@ -29,8 +29,8 @@ class Filing(Protocol):
         """
         ...
 
-    async def join(self, activity: UUID, receivers: Sequence[tuple[UUID, str]], term: Term) -> None:
-        """Add a further receiving mailbox `(user or queue id, address)` to an activity. Idempotent."""
+    async def join(self, copies: Sequence[tuple[UUID, str]], term: Term) -> None:
+        """Add to each activity a further mailbox (its address) that holds a copy of the message. Idempotent."""
         ...
 
     async def relink(self, activity: UUID, record: RecordRef) -> None:
@@ -51,6 +51,10 @@ class Outbox(Protocol):
         Emails already in Sending whose claim is of an older epoch (or older than 30 minutes) are returned as well, so
         that a router that died between claim and ledger loses nothing; the ledger tells which of them are known.
         """
+        ...
+
+    async def load(self, emails: Sequence[UUID]) -> Sequence[OutgoingEmail]:
+        """Claimed emails again, for another attempt. Those that were canceled meanwhile are left out."""
         ...
 
     def attachment(self, email: UUID, ref: AttachmentRef) -> AsyncIterator[bytes]:

@@ -7,7 +7,7 @@ Every failure that crosses this port is one of `model.errors`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,6 +51,8 @@ class Batch:
     more: bool = False
     older: int = 0
     unreadable: tuple[tuple[DeliveryKey, str], ...] = ()
+    passed: tuple[DeliveryKey, ...] = ()
+    """Messages passed over as too old that a source without a watermark (POP3) must be able to recognise again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,8 @@ class SourceContext:
     since: datetime | None
     spool: Callable[[], Any]
     """Makes a `net.spool.Spool`: `write(bytes)` then `finish() -> Content`."""
+    known: Callable[[Sequence[str]], Awaitable[Collection[str]]] | None = None
+    """Which of these item ids have receipts: the memory of sources whose cursor is no watermark (POP3, Maildir)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ All methods raise Transient when the database cannot be reached.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from email_router.model.message import Content, DeliveryKey
 from email_router.model.outgoing import LedgerRow, OutgoingEmail, RecipientResult, SendState, Settlement
-from email_router.model.receipt import Decision, Receipt, Term
+from email_router.model.receipt import Decision, Outcome, Receipt, Term
 from email_router.ports.mail import Cursor
 
 
@@ -67,9 +67,23 @@ class Receipts(Protocol):
         """The source was dealt with: nothing is left to do for these."""
         ...
 
+    async def outcomes(self, keys: Sequence[DeliveryKey]) -> Mapping[DeliveryKey, Collection[Outcome | None]]:
+        """The outcomes of each key in all its deployments, None for one that has none yet. Keys of one mailbox."""
+        ...
+
+    async def reopen_waiting_for(self, deployment: str, message_ids: Sequence[str], term: Term) -> int:
+        """Open again what was not tracked and named one of these ids: its parent has arrived. Each only once."""
+        ...
+
 
 class Cursors(Protocol):
     async def load(self, mailbox: str, folder: str) -> Cursor: ...
+
+
+class Kept(Protocol):
+    async def kept(self, receipts: Sequence[Receipt]) -> Mapping[UUID, Content]:
+        """The raw bytes that undeliverable mail was kept with, by receipt: a retry does not need the mailbox."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +110,7 @@ class Ledger(Protocol):
     async def due(self, profile: str, limit: int, term: Term) -> Sequence[LedgerRow]:
         """Rows to send now: pending, not handed over, their next attempt due. Oldest first.
 
-        Rows handed over under an older epoch without a result become UNCERTAIN here, before anything is returned.
+        Asked when nothing of the profile is on its way: rows handed over without a result become UNCERTAIN here.
         """
         ...
 
@@ -110,8 +124,8 @@ class Ledger(Protocol):
 
 
 class Settling(Protocol):
-    async def unsettled(self, profile: str, limit: int) -> Sequence[Settlement]:
-        """What the CRM has not yet been told."""
+    async def unsettled(self, profile: str, deployments: Sequence[str], limit: int) -> Sequence[Settlement]:
+        """What the CRMs of these deployments have not yet been told."""
         ...
 
     async def settled(self, settlements: Sequence[Settlement], term: Term) -> None: ...

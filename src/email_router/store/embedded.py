@@ -173,7 +173,7 @@ class EmbeddedPostgres:
                 f"The user {account.pw_name if account else os.getuid()} cannot reach the data directory",
                 where=str(self.directory),
                 said=again.stderr.decode(errors="replace").strip(),
-                cure="choose a data directory whose parent directories everybody may enter, such as /var/lib/email-router",
+                cure="choose a data directory whose parents everybody may enter, such as /var/lib/email-router",
                 scope="router",
             )
         return copied

@@ -1,7 +1,7 @@
 """The ledger of outgoing mail: what was handed over, to whom, and what was said.
 
-A row without a hand-over mark was never handed over and may be sent. A mark without a result, made under an older epoch
-(its router died or was fenced), is uncertain: it is never sent again without being settled. A result is final here; only
+A row without a hand-over mark was never handed over and may be sent. A mark without a result when a new round begins
+(its router died or was fenced) is uncertain: it is never sent again without being settled. A result is final here; only
 telling the CRM is repeated until it is done.
 """
 
@@ -45,11 +45,11 @@ SETTLE_ORPHANS = text("""
 UPDATE router.ledger SET state = 'uncertain', settled = false,
     last_error = 'handed over, but the router ended before the server answered'
 WHERE profile = :profile AND state = 'pending' AND handed_over IS NOT NULL
-    AND (shard <> :shard OR handed_epoch < :epoch)
 """)
 DUE = text("""
 SELECT l.*, array(SELECT address FROM router.ledger_recipient r WHERE r.ledger = l.id
-    AND r.state IN ('pending', 'deferred') ORDER BY n) AS waiting
+    AND r.state IN ('pending', 'deferred') ORDER BY n) AS waiting,
+    EXISTS (SELECT 1 FROM router.ledger_recipient r WHERE r.ledger = l.id AND r.state = 'accepted') AS accepted
 FROM router.ledger l
 WHERE profile = :profile AND state = 'pending' AND handed_over IS NULL AND next_attempt <= now()
 ORDER BY next_attempt, id LIMIT :limit
@@ -76,16 +76,16 @@ UNSETTLED = text("""
 SELECT l.id, l.email, l.deployment, l.state, l.message_id, l.attempts, l.last_error,
     coalesce((SELECT json_agg(json_build_array(address, state, code, status, said) ORDER BY n)
         FROM router.ledger_recipient r WHERE r.ledger = l.id), '[]') AS results
-FROM router.ledger l WHERE profile = :profile AND deployment = :deployment AND NOT settled ORDER BY id LIMIT :limit
+FROM router.ledger l WHERE profile = :profile AND deployment = ANY(:deployments) AND NOT settled
+ORDER BY id LIMIT :limit
 """)
 
 
 class Ledger:
-    """`ports.store.Ledger` and `ports.store.Settling` on PostgreSQL, for one deployment."""
+    """`ports.store.Ledger` and `ports.store.Settling` on PostgreSQL."""
 
-    def __init__(self, engine: AsyncEngine, deployment: str) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._deployment = deployment
 
     async def open(self, emails: Sequence[OutgoingEmail], profile: str, term: Term) -> Sequence[LedgerRow]:
         if not emails:
@@ -120,7 +120,7 @@ class Ledger:
 
     async def due(self, profile: str, limit: int, term: Term) -> Sequence[LedgerRow]:
         async with fenced(self._engine, term) as db:
-            await db.execute(SETTLE_ORPHANS, {"profile": profile, "shard": term.shard, "epoch": term.epoch})
+            await db.execute(SETTLE_ORPHANS, {"profile": profile})
             found = await db.execute(DUE, {"profile": profile, "limit": limit})
             return [_from_database(row) for row in found]
 
@@ -157,8 +157,8 @@ class Ledger:
                     },
                 )
 
-    async def unsettled(self, profile: str, limit: int) -> Sequence[Settlement]:
-        values = {"profile": profile, "deployment": self._deployment, "limit": limit}
+    async def unsettled(self, profile: str, deployments: Sequence[str], limit: int) -> Sequence[Settlement]:
+        values = {"profile": profile, "deployments": list(deployments), "limit": limit}
         async with transaction(self._engine) as db:
             return [_settlement(row) for row in await db.execute(UNSETTLED, values)]
 
@@ -168,12 +168,13 @@ class Ledger:
             await db.execute(
                 text(
                     "UPDATE router.ledger AS l SET settled = true "
-                    "FROM unnest(CAST(:emails AS uuid[]), CAST(:states AS text[]), CAST(:attempts AS integer[])) "
-                    "AS t(email, state, attempts) WHERE l.deployment = :deployment AND l.email = t.email "
+                    "FROM unnest(CAST(:emails AS uuid[]), CAST(:states AS text[]), CAST(:attempts AS integer[]), "
+                    "CAST(:deployments AS text[])) AS t(email, state, attempts, deployment) "
+                    "WHERE l.deployment = t.deployment AND l.email = t.email "
                     "AND l.state = t.state AND l.attempts = t.attempts"
                 ),
                 {
-                    "deployment": self._deployment,
+                    "deployments": [s.deployment for s in settlements],
                     "emails": [s.email for s in settlements],
                     "states": [s.state.value for s in settlements],
                     "attempts": [s.attempts for s in settlements],
@@ -211,7 +212,7 @@ class Outgoing:
             return {row.state: row.n for row in rows}
 
     async def settle(self, row: UUID, verdict: str) -> bool:
-        """A person decides an uncertain email: `sent`, `again` or `failed`. False when it is not uncertain (any more)."""
+        """A person decides an uncertain email: `sent`, `again` or `failed`. False when it is not uncertain any more."""
         state = {"sent": "sent", "again": "pending", "failed": "failed"}[verdict]
         recipient = {"sent": "accepted", "again": "pending", "failed": "refused"}[verdict]
         async with transaction(self._engine) as db:
@@ -255,6 +256,7 @@ def _from_database(row: Any) -> LedgerRow:
         state=SendState(row.state),
         attempts=row.attempts,
         pending=tuple(row.waiting),
+        accepted=row.accepted,
         handed_over=row.handed_over,
         next_attempt=row.next_attempt,
         last_error=row.last_error,
@@ -264,4 +266,6 @@ def _from_database(row: Any) -> LedgerRow:
 
 def _settlement(row: Any) -> Settlement:
     results = tuple(RecipientResult(a, RecipientState(s), c, st, said) for a, s, c, st, said in row.results)
-    return Settlement(row.email, SendState(row.state), row.message_id, row.attempts, results, row.last_error)
+    return Settlement(
+        row.email, SendState(row.state), row.message_id, row.attempts, results, row.last_error, row.deployment
+    )

@@ -1,4 +1,4 @@
-"""Schema changes: Alembic's script directories, one per schema, run under a lock so that two routers may start at once."""
+"""Schema changes: Alembic's script directories, one per schema, run under a lock: two routers may start at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCK = 0x656D61696C  # "email": the advisory lock's key
 
 
 async def migrate(dsn: str, location: Path, schema: str) -> None:
-    """Bring `schema` to the newest revision of `location/versions`. Raises NeedsOperator when it is newer than we are."""
+    """Bring `schema` to the newest revision of `location/versions`. Raises NeedsOperator when it is newer than us."""
     await asyncio.to_thread(_migrate, dsn, location, schema)
 
 
@@ -44,7 +44,7 @@ def _migrate(dsn: str, location: Path, schema: str) -> None:
                 )
 
             def upgrade(revision: object, context: MigrationContext) -> list[RevisionStep]:
-                return script._upgrade_revs("head", revision)  # type: ignore[arg-type,return-value]
+                return script._upgrade_revs("head", revision)  # type: ignore[arg-type]
 
             with EnvironmentContext(config, script, fn=upgrade) as environment:
                 environment.configure(connection=connection, version_table_schema=schema)

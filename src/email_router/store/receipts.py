@@ -7,7 +7,7 @@ its decision, are there together or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +25,8 @@ from email_router.store.shards import fenced
 
 NOTE = text("""
 INSERT INTO router.receipt (id, deployment, mailbox, folder, item)
-SELECT i, d, :mailbox, :folder, k FROM unnest(CAST(:ids AS uuid[]), CAST(:deployments AS text[]), CAST(:items AS text[])) AS t(i, d, k)
+SELECT i, d, :mailbox, :folder, k
+FROM unnest(CAST(:ids AS uuid[]), CAST(:deployments AS text[]), CAST(:items AS text[])) AS t(i, d, k)
 ON CONFLICT (mailbox, folder, item, deployment) DO NOTHING
 """)
 MOVE = text("""
@@ -66,7 +67,18 @@ ON CONFLICT DO NOTHING
 """)
 REOPEN = text("""
 WITH named AS (
-    DELETE FROM router.named_id WHERE deployment = :deployment AND message_id = ANY(:ids) RETURNING receipt
+    UPDATE router.named_id SET reopened = true
+    WHERE deployment = :deployment AND message_id = ANY(:ids) AND NOT reopened RETURNING receipt
+)
+UPDATE router.receipt SET closed = NULL, outcome = NULL, next_attempt = now(), attempts = 0
+WHERE id IN (SELECT receipt FROM named) AND outcome = 'not-tracked'
+""")
+REOPEN_ALL = text("""
+WITH named AS (
+    UPDATE router.named_id AS n SET reopened = true
+    WHERE NOT reopened AND EXISTS (SELECT 1 FROM router.decision d WHERE d.message_id = n.message_id
+        AND d.deployment = n.deployment AND d.outcome = 'filed')
+    RETURNING receipt
 )
 UPDATE router.receipt SET closed = NULL, outcome = NULL, next_attempt = now(), attempts = 0
 WHERE id IN (SELECT receipt FROM named) AND outcome = 'not-tracked'
@@ -169,6 +181,29 @@ class Receipts:
         async with fenced(self._engine, term) as db:
             done = await db.execute(REOPEN, {"deployment": deployment, "ids": [clean(i) for i in message_ids]})
             return int(done.rowcount)
+
+    async def reopen_missed(self) -> int:
+        """The same for every id, whoever owns the shard: a parent and its reply may be concluded at one moment."""
+        async with transaction(self._engine) as db:
+            return int((await db.execute(REOPEN_ALL)).rowcount)
+
+    async def outcomes(self, keys: Sequence[DeliveryKey]) -> Mapping[DeliveryKey, Collection[Outcome | None]]:
+        if not keys:
+            return {}
+        found: dict[DeliveryKey, list[Outcome | None]] = {}
+        async with transaction(self._engine) as db:
+            for mailbox, folder in {(k.mailbox, k.folder) for k in keys}:
+                rows = await db.execute(
+                    text(
+                        "SELECT item, outcome FROM router.receipt "
+                        "WHERE mailbox = :m AND folder = :f AND item = ANY(:items)"
+                    ),
+                    {"m": mailbox, "f": folder, "items": [k.item for k in keys if k[:2] == (mailbox, folder)]},
+                )
+                for row in rows:
+                    outcome = Outcome(row.outcome) if row.outcome else None
+                    found.setdefault(DeliveryKey(mailbox, folder, row.item), []).append(outcome)
+        return found
 
     async def known(self, mailbox: str, folder: str, items: Sequence[str]) -> frozenset[str]:
         """Which of these items already have receipts (POP3's memory of UIDLs)."""

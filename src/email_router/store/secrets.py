@@ -1,4 +1,4 @@
-"""Secrets at rest: AES-256-GCM, with the row's name as associated data, so that a value moved to another row is refused.
+"""Secrets at rest: AES-256-GCM with the row's name as associated data: a value moved to another row is refused.
 
 The key comes from `EMAIL_ROUTER_KEY` (base64), a file, or a systemd credential (`email-router-key`); never from beside
 the data unless an administrator puts it there.
@@ -118,7 +118,7 @@ class Secrets:
         if self._key is None:
             raise NeedsOperator(
                 "Stored secrets need an encryption key, and none is configured",
-                cure="set EMAIL_ROUTER_KEY or key_file (make one with: openssl rand -base64 32), the same on each router",
+                cure="set EMAIL_ROUTER_KEY or key_file (openssl rand -base64 32 makes one), the same on each router",
                 scope="router",
             )
         return self._key

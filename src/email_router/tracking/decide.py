@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from email_router.model.evidence import Evidence, Facts, RecordRef
+from email_router.model.evidence import Evidence, Facts, KnownActivity, RecordRef
 from email_router.model.mailbox import AccessMethod, Approval, FilterOption, MailboxKind, Receiver
 from email_router.model.settings import TrackingSettings
 from email_router.model.verdict import Correlation, NewCase, Reason, Verdict
@@ -27,7 +27,7 @@ def decide(evidence: Evidence, facts: Facts, settings: TrackingSettings, new_id:
     if evidence.sender is None:
         return _refused(Reason.INVALID_SENDER, new_id, "Not tracked: the message names no valid sender (From).")
     if facts.duplicate is not None:
-        return _duplicate(evidence, facts)
+        return _duplicate(facts.duplicate)
     receivers = _receivers(evidence, facts)
     usable = [r for r in receivers if not _unusable(r, settings)]
     if not usable:
@@ -137,7 +137,7 @@ def _nobody(
 
 
 def _accepts(receiver: Receiver, match: Match, record: RecordRef | None) -> Reason | None:
-    """The reason code with which this receiver's filter accepts, or None. A reply to tracked mail passes all but NONE."""
+    """The reason code with which this receiver's filter accepts, or None. Replies to tracked mail pass all but NONE."""
     option = receiver.filter_option
     if option is FilterOption.NONE:
         return None
@@ -226,10 +226,9 @@ def _case(queue: Receiver, evidence: Evidence, record: RecordRef | None, new_id:
     )
 
 
-def _duplicate(evidence: Evidence, facts: Facts) -> Verdict:
-    known = facts.duplicate
-    assert known is not None
-    words = f"Already tracked: the same message was filed on {known.created:%Y-%m-%d %H:%M} UTC; this mailbox is added to it."
+def _duplicate(known: KnownActivity) -> Verdict:
+    when = f"{known.created:%Y-%m-%d %H:%M} UTC"
+    words = f"Already tracked: the same message was filed on {when}; this mailbox is added to it."
     return Verdict(False, Reason.DUPLICATE, known.id, (words,), Correlation.SKIPPED, regarding=known.regarding)
 
 

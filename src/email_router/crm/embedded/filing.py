@@ -53,6 +53,19 @@ QUEUE_ITEMS = text("""
 INSERT INTO crm.queue_item (queue, activity)
 SELECT * FROM unnest(CAST(:queues AS uuid[]), CAST(:activities AS uuid[])) ON CONFLICT DO NOTHING
 """)
+_COPIES = """
+FROM unnest(CAST(:activities AS uuid[]), CAST(:addresses AS text[])) AS t(activity, address)
+LEFT JOIN crm.receiver v ON v.organization = :organization AND v.key = lower(t.address)
+LEFT JOIN crm.record r ON r.id = v.id
+"""
+JOIN = text(
+    f"INSERT INTO crm.received_by (activity, address, receiver) SELECT t.activity, t.address, v.id {_COPIES} "
+    "ON CONFLICT DO NOTHING"
+)
+JOIN_QUEUES = text(
+    f"INSERT INTO crm.queue_item (queue, activity) SELECT v.id, t.activity {_COPIES} WHERE r.type = 'queue' "
+    "ON CONFLICT DO NOTHING"
+)
 
 
 class Filing:
@@ -81,17 +94,13 @@ class Filing:
                 results.append(_not_filed(error))
         return results
 
-    async def join(self, activity: UUID, receivers: Sequence[tuple[UUID, str]], term: Term) -> None:
+    async def join(self, copies: Sequence[tuple[UUID, str]], term: Term) -> None:
+        if not copies:
+            return
         async with fenced(self._engine, term) as db:
-            await _received_by(db, [(activity, address, receiver) for receiver, address in receivers])
-            await db.execute(
-                text(
-                    "INSERT INTO crm.queue_item (queue, activity) SELECT v.id, :activity FROM crm.receiver v "
-                    "JOIN crm.record r ON r.id = v.id WHERE v.id = ANY(:ids) AND r.type = 'queue' "
-                    "ON CONFLICT DO NOTHING"
-                ),
-                {"activity": activity, "ids": [receiver for receiver, _ in receivers]},
-            )
+            values = {"activities": [a for a, _ in copies], "addresses": [clean(a) for _, a in copies]}
+            await db.execute(JOIN, values | {"organization": self._organization})
+            await db.execute(JOIN_QUEUES, values | {"organization": self._organization})
 
     async def relink(self, activity: UUID, record: RecordRef) -> None:
         async with transaction(self._engine) as db:

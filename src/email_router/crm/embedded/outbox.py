@@ -18,14 +18,26 @@ from email_router.crm.embedded.organization import fenced
 from email_router.model.message import Address
 from email_router.model.outgoing import AttachmentRef, OutgoingEmail, SendState, Settlement
 from email_router.model.receipt import Term
-from email_router.net.postgres import clean
+from email_router.net.postgres import clean, transaction
 
 SENT, PENDING_SEND, SENDING, FAILED, CANCELED = 3, 6, 7, 8, 5
 """statuscode of an email on its way out."""
 
 STATUS = {SendState.SENT: SENT, SendState.FAILED: FAILED, SendState.CANCELED: CANCELED}
 
-CLAIM = text("""
+_COLUMNS = """a.id, a.sender, a.subject, a.body_text, a.body_html, a.in_reply_to, a.refs, a.importance, a.read_receipt,
+    a.delivery_receipt, a.pending_since,
+    (SELECT json_agg(json_build_array(role, name, address) ORDER BY n) FROM crm.party p WHERE p.activity = a.id)
+        AS parties,
+    (SELECT json_agg(json_build_array(name, content_type, size, encode(sha256, 'hex'), content_id, inline) ORDER BY n)
+        FROM crm.attachment t WHERE t.activity = a.id) AS attachments
+"""
+LOAD = text(
+    f"SELECT {_COLUMNS} FROM crm.activity a "
+    "WHERE a.organization = :organization AND a.id = ANY(:ids) AND a.status IN (6, 7)"
+)
+CLAIM = text(
+    """
 WITH pending AS (
     SELECT a.id FROM unnest(CAST(:senders AS text[])) AS s(sender)
     CROSS JOIN LATERAL (
@@ -42,13 +54,9 @@ WITH pending AS (
 UPDATE crm.activity AS a SET status = 7, claimed = now(), claim_shard = :shard, claim_epoch = :epoch
 FROM (SELECT id FROM pending UNION SELECT id FROM stale) AS c
 WHERE a.id = c.id AND a.status IN (6, 7)
-RETURNING a.id, a.sender, a.subject, a.body_text, a.body_html, a.in_reply_to, a.refs, a.importance, a.read_receipt,
-    a.delivery_receipt, a.pending_since,
-    (SELECT json_agg(json_build_array(role, name, address) ORDER BY n) FROM crm.party p WHERE p.activity = a.id)
-        AS parties,
-    (SELECT json_agg(json_build_array(name, content_type, size, encode(sha256, 'hex'), content_id, inline) ORDER BY n)
-        FROM crm.attachment t WHERE t.activity = a.id) AS attachments
-""")
+RETURNING """
+    + _COLUMNS
+)
 SETTLE = text("""
 UPDATE crm.activity AS a SET status = t.status, message_id = t.message_id, attempts = t.attempts, said = t.said,
     sent = CASE WHEN t.status = 3 THEN coalesce(a.sent, now()) ELSE a.sent END
@@ -83,6 +91,11 @@ class Outbox:
         async with fenced(self._engine, term) as db:
             rows = sorted((await db.execute(CLAIM, values)).all(), key=lambda row: row.pending_since)
         return [self._email(row) for row in rows]
+
+    async def load(self, emails: Sequence[UUID]) -> Sequence[OutgoingEmail]:
+        async with transaction(self._engine) as db:
+            rows = await db.execute(LOAD, {"organization": self._organization, "ids": list(emails)})
+            return [self._email(row) for row in rows]
 
     def attachment(self, email: UUID, ref: AttachmentRef) -> AsyncIterator[bytes]:
         return bulk.read(self._engine, "crm.content_chunk", "sha256", ref.sha256)

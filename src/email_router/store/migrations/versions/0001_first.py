@@ -1,4 +1,4 @@
-"""The router's own tables."""
+"""The router's own tables. Ids and addresses in mail have any length: hash indexes take them all."""
 
 from alembic import op
 
@@ -87,13 +87,14 @@ CREATE TABLE router.decision (
     defects text NOT NULL,
     traceback text NOT NULL
 );
-CREATE INDEX decision_message_id ON router.decision (message_id);
-CREATE INDEX decision_sender ON router.decision (sender);
+CREATE INDEX decision_message_id ON router.decision USING hash (message_id);
+CREATE INDEX decision_sender ON router.decision USING hash (sender);
 CREATE INDEX decision_created ON router.decision USING brin (created);
 CREATE TABLE router.named_id (
     deployment text NOT NULL,
     message_id text NOT NULL,
     receipt uuid NOT NULL,
+    reopened boolean NOT NULL DEFAULT false,
     created timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (deployment, message_id, receipt)
 );
@@ -143,7 +144,7 @@ CREATE TABLE router.ledger (
 );
 CREATE INDEX ledger_due ON router.ledger (profile, next_attempt) WHERE state = 'pending';
 CREATE INDEX ledger_unsettled ON router.ledger (profile) WHERE NOT settled;
-CREATE INDEX ledger_message_id ON router.ledger (message_id);
+CREATE INDEX ledger_message_id ON router.ledger USING hash (message_id);
 CREATE TABLE router.ledger_recipient (
     ledger uuid NOT NULL REFERENCES router.ledger ON DELETE CASCADE,
     n integer NOT NULL,

@@ -1,0 +1,420 @@
+"""From a mailbox to the CRM: `run` is the flow, and reads aloud as
+
+    receive → note → unwrap → parse → judge → file → conclude → acknowledge
+
+What may fail: anything, at any point, and nothing is lost: until a receipt is closed the message lies in its mailbox
+(or, undeliverable, with its raw bytes in our store), and whoever serves the mailbox next finds the open receipt. What
+is done twice is harmless because a message is filed by its identity. A message that fails is set aside with its cause;
+a CRM that is away postpones only what is meant for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from email_router.incoming.forwarded import Letter, Seen, letters_of
+from email_router.mime.parse import parse
+from email_router.model.errors import Fenced, NeedsOperator, Permanent, RouterError, Transient
+from email_router.model.filing import Filed, FilingItem, FilingResult
+from email_router.model.mailbox import MailboxKind, SourceAction
+from email_router.model.message import Content, DeliveryKey, ParsedEmail, RawMessage
+from email_router.model.receipt import Decision, Outcome, Receipt, Term
+from email_router.model.settings import Deployment, MailboxSettings
+from email_router.model.verdict import Verdict
+from email_router.net.backoff import delay
+from email_router.observe import maillog
+from email_router.observe.failpoint import hit
+from email_router.ports.crm import Directory, Filing, Judge
+from email_router.ports.mail import Batch, Limit, Source
+from email_router.ports.store import Conclusion, Cursors, Kept, Receipts
+
+BATCH = Limit()
+AT_ONCE = 100
+"""Receipts taken up again in one go."""
+TRIES = 10
+"""So often an item that the CRM fails on by itself is tried before it is undeliverable."""
+PARSE_ASIDE = 256 * 1024
+"""Bytes from which a message is parsed in a thread of its own."""
+LONGEST_ID = 900
+"""Longer ids of other messages are not remembered: no index takes them, and no honest sender makes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """One deployment that a mailbox serves, and its CRM's ports."""
+
+    settings: Deployment
+    judge: Judge
+    filing: Filing
+    directory: Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What the flow of one mailbox reaches."""
+
+    mailbox: MailboxSettings
+    folder: str
+    source: Source
+    deployments: Mapping[str, Deployed]
+    receipts: Receipts
+    cursors: Cursors
+    kept: Kept
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Reading ahead and acknowledging take turns at the source."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run did."""
+
+    messages: int = 0
+    older: int = 0
+    lag: float | None = None
+    """Seconds from the server's time of the newest message to its outcome."""
+    outcomes: dict[Outcome, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A batch with what its messages say: reading and parsing run ahead of filing."""
+
+    batch: Batch
+    emails: tuple[ParsedEmail, ...]
+
+
+async def run(ways: Ways, term: Term, limit: Limit = BATCH) -> Report:
+    """Everything that the mailbox holds now. Raises Transient, NeedsOperator (the mailbox) or Fenced (stop at once)."""
+    report = Report()
+    await _take_up_again(ways, term, report)
+    cursor = await ways.cursors.load(ways.mailbox.address, ways.folder)
+    ahead = asyncio.create_task(_read(ways, cursor, limit))
+    try:
+        while True:
+            read = await ahead
+            if read.batch.more:
+                ahead = asyncio.create_task(_read(ways, read.batch.cursor, limit))
+            await _handle_batch(ways, read, term, report)
+            if not read.batch.more:
+                return report
+    finally:
+        ahead.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await ahead
+
+
+async def _read(ways: Ways, cursor: str, limit: Limit) -> Read:
+    async with ways.turn:
+        batch = await ways.source.receive(cursor, limit)
+    return Read(batch, tuple([await _parsed(raw.content) for raw in batch.items]))
+
+
+async def _parsed(content: Content) -> ParsedEmail:
+    """Parsing never raises on ugly mail; large messages do not hold up the others."""
+    if content.size < PARSE_ASIDE:
+        return parse(content)
+    return await asyncio.to_thread(parse, content)
+
+
+async def _handle_batch(ways: Ways, read: Read, term: Term, report: Report) -> None:
+    batch = read.batch
+    keys = [raw.key for raw in batch.items] + [key for key, _ in batch.unreadable] + list(batch.passed)
+    hit("before-note")
+    receipts = await ways.receipts.note(
+        ways.mailbox.deployments, ways.mailbox.address, ways.folder, keys, batch.cursor, term
+    )
+    hit("after-note")
+    report.older += batch.older
+    await _conclude(ways, _without_content(batch, receipts), term, report)
+    messages = {raw.key: (raw, email) for raw, email in zip(batch.items, read.emails, strict=True)}
+    seen = [Seen(r, *messages[r.key]) for r in receipts if r.key in messages]
+    await _handle(ways, seen, term, report)
+    for raw in batch.items:
+        raw.content.discard()
+
+
+async def _handle(ways: Ways, seen: Sequence[Seen], term: Term, report: Report) -> None:
+    """Judge, file and conclude, deployment by deployment: one that is away does not hold up the others."""
+    for name, deployed in ways.deployments.items():
+        mine = [s for s in seen if s.receipt.deployment == name]
+        if not mine:
+            continue
+        try:
+            await _for_deployment(ways, deployed, mine, term, report)
+        except (Transient, NeedsOperator) as error:
+            await _postpone(ways, [s.receipt for s in mine], error, term)
+    orphans = [s for s in seen if s.receipt.deployment not in ways.deployments]
+    await _conclude(ways, [_orphan(s) for s in orphans], term, report)
+
+
+async def _for_deployment(ways: Ways, deployed: Deployed, seen: Sequence[Seen], term: Term, report: Report) -> None:
+    letters, refused = await letters_of(ways.mailbox, deployed.directory, seen)
+    letters.sort(key=lambda letter: letter.incoming.received)
+    told = [Told(r.seen, r.outcome, reason=r.reason, why=r.why) for r in refused]
+    judged = await _judged(deployed, letters)
+    told += [_bug(letter, error) for letter, error in judged if isinstance(error, Exception)]
+    verdicts = [(letter, verdict) for letter, verdict in judged if isinstance(verdict, Verdict)]
+    told += await _filed(deployed, verdicts, term)
+    late = [t.seen.receipt for t in told if isinstance(t.error, Transient) and t.seen.receipt.attempts < TRIES]
+    if late:
+        await _postpone(ways, late, next(t.error for t in told if isinstance(t.error, Transient)), term)
+    waiting = {receipt.id for receipt in late}
+    conclusions = _combined([t for t in told if t.seen.receipt.id not in waiting])
+    await _conclude(ways, conclusions, term, report)
+    arrived = [c.decision.message_id for c in conclusions if c.decision.outcome is Outcome.FILED]
+    if arrived:
+        await ways.receipts.reopen_waiting_for(deployed.settings.name, arrived, term)
+
+
+async def _judged(deployed: Deployed, letters: Sequence[Letter]) -> list[tuple[Letter, Verdict | Exception]]:
+    """A verdict for each letter; where judging itself breaks, each is judged alone so that one harms only itself."""
+    try:
+        verdicts = await deployed.judge.judge([letter.incoming for letter in letters])
+        return list(zip(letters, verdicts, strict=True))
+    except RouterError:
+        raise
+    except Exception as error:
+        if len(letters) == 1:
+            return [(letters[0], error)]
+    return [pair for letter in letters for pair in await _judged(deployed, [letter])]
+
+
+async def _filed(deployed: Deployed, verdicts: Sequence[tuple[Letter, Verdict]], term: Term) -> list[Told]:
+    accepted = [(letter, verdict) for letter, verdict in verdicts if verdict.accept]
+    results: Sequence[FilingResult] = ()
+    if accepted:
+        hit("before-file")
+        results = await deployed.filing.file(
+            [FilingItem(letter.incoming, verdict, letter.raw) for letter, verdict in accepted], term
+        )
+        hit("after-file")
+    copies = [(v.activity, letter.incoming.receiving) for letter, v in verdicts if v.is_duplicate]
+    if copies:
+        await deployed.filing.join(copies, term)
+    told = [_told(letter, verdict, result) for (letter, verdict), result in zip(accepted, results, strict=True)]
+    return told + [_not_accepted(letter, verdict) for letter, verdict in verdicts if not verdict.accept]
+
+
+async def _conclude(ways: Ways, conclusions: Sequence[Conclusion], term: Term, report: Report) -> None:
+    """Outcome and decision in one commit; the source is changed after it, and only then the receipts close."""
+    if not conclusions:
+        return
+    leave = ways.mailbox.source_action is SourceAction.LEAVE
+    hit("before-conclude")
+    await ways.receipts.conclude(conclusions, term, close=leave)
+    hit("after-conclude")
+    for conclusion in conclusions:
+        outcome = conclusion.decision.outcome
+        report.messages += 1
+        report.outcomes[outcome] = report.outcomes.get(outcome, 0) + 1
+        maillog.decided(conclusion.receipt, conclusion.decision)
+    received = [c.decision.received for c in conclusions if c.decision.received is not None]
+    if received:
+        report.lag = (datetime.now(UTC) - max(received)).total_seconds()
+    if not leave:
+        await _acknowledge(ways, [c.receipt for c in conclusions], term)
+
+
+async def _acknowledge(ways: Ways, receipts: Sequence[Receipt], term: Term) -> None:
+    """Change the source where every deployment has its outcome, then close."""
+    outcomes = await ways.receipts.outcomes([r.key for r in receipts])
+    ready = [key for key, all_of_it in outcomes.items() if None not in all_of_it]
+    change = [key for key in ready if any(_may_change(ways.mailbox, o) for o in outcomes[key] if o is not None)]
+    if change:
+        hit("before-acknowledge")
+        async with ways.turn:
+            await ways.source.acknowledge(change, ways.mailbox.source_action, ways.mailbox.move_to)
+        hit("after-acknowledge")
+    await ways.receipts.close(receipts, term)
+
+
+def _may_change(mailbox: MailboxSettings, outcome: Outcome) -> bool:
+    """People's mail that is not tracked stays as it is; a forward mailbox holds nothing but copies for us."""
+    if outcome is Outcome.NOT_TRACKED:
+        return mailbox.kind is MailboxKind.FORWARD
+    return outcome in (Outcome.FILED, Outcome.DUPLICATE)
+
+
+async def _postpone(ways: Ways, receipts: Sequence[Receipt], error: RouterError | None, term: Term) -> None:
+    if error is None:
+        return
+    asked = error.retry_after if isinstance(error, Transient) else 60.0
+    seconds = asked if asked is not None else delay(max(r.attempts for r in receipts) + 1, first=2.0)
+    maillog.postponed(receipts, seconds, error)
+    await ways.receipts.postpone(receipts, seconds, str(error), term)
+
+
+# -- what was left over
+
+
+async def _take_up_again(ways: Ways, term: Term, report: Report) -> None:
+    """Open receipts from before: a router that ended half-way, a CRM that was away, a retry that somebody asked for."""
+    while True:
+        waiting = await ways.receipts.waiting(ways.mailbox.address, AT_ONCE)
+        concluded = [r for r in waiting if r.outcome is not None]
+        if concluded:
+            await _acknowledge(ways, concluded, term)
+        again = [r for r in waiting if r.outcome is None]
+        if again:
+            kept = await ways.kept.kept(again)
+            await _handle(ways, [await _from_kept(r, kept[r.id]) for r in again if r.id in kept], term, report)
+            await _fetch_again(ways, [r for r in again if r.id not in kept], term, report)
+        if len(waiting) < AT_ONCE:
+            return
+
+
+async def _fetch_again(ways: Ways, receipts: Sequence[Receipt], term: Term, report: Report) -> None:
+    if not receipts:
+        return
+    keys = list(dict.fromkeys(r.key for r in receipts))
+    raws, unreadable = await _fetched(ways, keys)
+    messages = {raw.key: (raw, await _parsed(raw.content)) for raw in raws}
+    seen = [Seen(r, *messages[r.key]) for r in receipts if r.key in messages]
+    missing = [r for r in receipts if r.key not in messages]
+    await _conclude(ways, [_missing(r, unreadable.get(r.key)) for r in missing], term, report)
+    await _handle(ways, seen, term, report)
+
+
+async def _fetched(ways: Ways, keys: Sequence[DeliveryKey]) -> tuple[list[RawMessage], dict[DeliveryKey, Permanent]]:
+    """These messages; when one of them cannot be had for good, one by one."""
+    try:
+        async with ways.turn:
+            return list(await ways.source.fetch(keys)), {}
+    except Permanent as error:
+        if len(keys) == 1:
+            return [], {keys[0]: error}
+    found: list[RawMessage] = []
+    refused: dict[DeliveryKey, Permanent] = {}
+    for key in keys:
+        raws, errors = await _fetched(ways, [key])
+        found += raws
+        refused |= errors
+    return found, refused
+
+
+async def _from_kept(receipt: Receipt, content: Content) -> Seen:
+    return Seen(receipt, RawMessage(receipt.key, content, receipt.seen), await _parsed(content))
+
+
+# -- outcomes in words
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of one letter; a receipt whose forward held several letters has several."""
+
+    seen: Seen
+    outcome: Outcome
+    reason: str
+    why: tuple[str, ...]
+    letter: Letter | None = None
+    verdict: Verdict | None = None
+    filed: Filed | None = None
+    error: RouterError | None = None
+    traceback: str = ""
+
+
+def _told(letter: Letter, verdict: Verdict, result: FilingResult) -> Told:
+    if not isinstance(result, Filed):
+        why = (f"It could not be filed: {result.error}",)
+        return Told(
+            letter.seen, Outcome.UNDELIVERABLE, "not filed", why, letter, verdict, None, result.error, result.traceback
+        )
+    if result.created:
+        return Told(letter.seen, Outcome.FILED, verdict.reason.label, verdict.why, letter, verdict, result)
+    words = ("Already tracked: the same message was filed meanwhile; this mailbox is added to it.", *verdict.why)
+    return Told(letter.seen, Outcome.DUPLICATE, "Duplicate", words, letter, verdict, result)
+
+
+def _not_accepted(letter: Letter, verdict: Verdict) -> Told:
+    outcome = Outcome.DUPLICATE if verdict.is_duplicate else Outcome.NOT_TRACKED
+    return Told(letter.seen, outcome, verdict.reason.label, verdict.why, letter, verdict)
+
+
+def _bug(letter: Letter, error: Exception) -> Told:
+    maillog.bug(f"judging {letter.seen.receipt.key}", error)
+    trace = "".join(traceback.format_exception(error))
+    told = Permanent(
+        "Judging this message broke", said=f"{type(error).__name__}: {error}", cure="report it with the message"
+    )
+    return Told(letter.seen, Outcome.UNDELIVERABLE, "bug", (str(told),), letter, error=told, traceback=trace)
+
+
+_STRENGTH = (
+    Outcome.UNDELIVERABLE,
+    Outcome.FILED,
+    Outcome.DUPLICATE,
+    Outcome.NOT_TRACKED,
+)
+
+
+def _combined(told: Sequence[Told]) -> list[Conclusion]:
+    """One conclusion per receipt. Of several letters the strongest outcome names it, and all reasons are told."""
+    by_receipt: dict[object, list[Told]] = {}
+    for one in told:
+        by_receipt.setdefault(one.seen.receipt.id, []).append(one)
+    return [_conclusion(sorted(group, key=lambda t: _STRENGTH.index(t.outcome))) for group in by_receipt.values()]
+
+
+def _conclusion(group: Sequence[Told]) -> Conclusion:
+    first = group[0]
+    email = first.letter.incoming.email if first.letter is not None else first.seen.email
+    verdict, error = first.verdict, first.error
+    activity = first.filed.activity if first.filed is not None else None
+    if verdict is not None and verdict.is_duplicate:
+        activity = verdict.activity
+    prefix: tuple[str, ...] = first.letter.why if first.letter is not None else ()
+    why: tuple[str, ...] = (*prefix, *(line for one in group for line in one.why))
+    named = (*email.in_reply_to, *reversed(email.references)) if verdict is None or verdict.correlated is None else ()
+    decision = Decision(
+        first.outcome,
+        first.reason,
+        why,
+        losing=verdict.losing if verdict is not None else (),
+        message_id=email.message_id,
+        identity=email.identity,
+        sender=email.from_[0].address if email.from_ else "",
+        recipients=tuple(a.address for a in email.recipients[:20]),
+        subject=email.subject[:500],
+        received=first.seen.raw.received,
+        activity=activity,
+        named_ids=tuple(dict.fromkeys(i for i in named if len(i) <= LONGEST_ID))[:32],
+        defects=tuple(f"{d.code}: {d.detail}" for d in email.defects[:20]),
+        traceback=first.traceback,
+    )
+    raw = first.seen.raw.content if first.outcome is Outcome.UNDELIVERABLE else None
+    return Conclusion(first.seen.receipt, decision, raw, str(error or ""), error.cure if error is not None else "")
+
+
+def _orphan(seen: Seen) -> Conclusion:
+    why = f"Not tracked: this mailbox does not serve the deployment {seen.receipt.deployment} any more."
+    return Conclusion(seen.receipt, Decision(Outcome.NOT_TRACKED, "no deployment", (why,), received=seen.raw.received))
+
+
+def _missing(receipt: Receipt, error: Permanent | None) -> Conclusion:
+    if error is not None:
+        return _unreadable(receipt, str(error), error.cure)
+    why = "The message was gone from the mailbox before it could be read again."
+    return Conclusion(receipt, Decision(Outcome.VANISHED, "vanished", (why,)))
+
+
+def _unreadable(receipt: Receipt, said: str, cure: str) -> Conclusion:
+    decision = Decision(Outcome.UNDELIVERABLE, "unreadable", (f"The server would not give this message: {said}",))
+    return Conclusion(receipt, decision, None, f"The server would not give this message: {said}", cure)
+
+
+def _without_content(batch: Batch, receipts: Sequence[Receipt]) -> list[Conclusion]:
+    """Messages that were only listed: those the server would not give, and those that are too old."""
+    said, passed = dict(batch.unreadable), frozenset(batch.passed)
+    cure = "read it with another mail program; retry it when the server gives it"
+    old = Decision(Outcome.TOO_OLD, "too old", ("It was received before this mailbox's threshold date.",))
+    unreadable = [_unreadable(r, said[r.key], cure) for r in receipts if r.key in said]
+    return unreadable + [Conclusion(r, old) for r in receipts if r.key in passed]
+
+
+__all__ = ["Deployed", "Fenced", "Report", "Ways", "run"]

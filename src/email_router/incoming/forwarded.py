@@ -1,0 +1,91 @@
+"""What is to be judged: a message as it came, or the originals that a forward mailbox's message carries.
+
+In a forward mailbox rules of many users put mail *as attachment*. The attached message becomes the message, and its
+true mailbox is the forwarder's: only when he is a user or queue with access method Forward Mailbox and his mail is
+proved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from email_router.mime.forwarded import originals
+from email_router.mime.parse import parse
+from email_router.model.filing import IncomingEmail
+from email_router.model.mailbox import MailboxKind, Receiver
+from email_router.model.message import Content, ParsedEmail, RawMessage
+from email_router.model.receipt import Outcome, Receipt
+from email_router.model.settings import MailboxSettings
+from email_router.ports.crm import Directory
+from email_router.tracking import forwarder
+
+INVALID = "InvalidForwardMailItem"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A message of the mailbox with the receipt of one deployment."""
+
+    receipt: Receipt
+    raw: RawMessage
+    email: ParsedEmail
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One message to be judged. `why` tells how it was unwrapped."""
+
+    seen: Seen
+    incoming: IncomingEmail
+    raw: Content
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A forward that is not believed, or carries nothing."""
+
+    seen: Seen
+    outcome: Outcome
+    reason: str
+    why: tuple[str, ...]
+
+
+async def letters_of(
+    mailbox: MailboxSettings, directory: Directory, seen: Sequence[Seen]
+) -> tuple[list[Letter], list[Refused]]:
+    """The letters to judge. Raises what the directory raises."""
+    if mailbox.kind is not MailboxKind.FORWARD:
+        return [Letter(s, IncomingEmail(s.email, s.raw.received, mailbox.address), s.raw.content) for s in seen], []
+    receivers = await directory.receivers()
+    letters: list[Letter] = []
+    refused: list[Refused] = []
+    for one in seen:
+        found = _unwrapped(mailbox, receivers, one)
+        if isinstance(found, Refused):
+            refused.append(found)
+        else:
+            letters.extend(found)
+    return letters, refused
+
+
+def _unwrapped(mailbox: MailboxSettings, receivers: Sequence[Receiver], seen: Seen) -> list[Letter] | Refused:
+    parts = originals(seen.email)
+    if not parts:
+        return _invalid(seen, "it carries no attached message; the rule must forward as attachment")
+    proof = forwarder.proved(seen.email, mailbox.trusted_authserv_id, mailbox.trusted_forwarder_hosts)
+    if not proof.ok:
+        return _invalid(seen, proof.why)
+    receiver = forwarder.forwarded_by(seen.email, receivers)
+    if isinstance(receiver, str):
+        return _invalid(seen, receiver)
+    why = (f"Forwarded by {receiver.address} ({proof.why}); the attached message is judged in its place.",)
+    return [
+        Letter(seen, IncomingEmail(parse(p.content), seen.raw.received, receiver.address), p.content, why)
+        for p in parts
+    ]
+
+
+def _invalid(seen: Seen, words: str) -> Refused:
+    return Refused(seen, Outcome.NOT_TRACKED, INVALID, (f"Not tracked: {words}.",))

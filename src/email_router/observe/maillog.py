@@ -1,0 +1,77 @@
+"""The mail log: one function per event, one line per message, so that one `grep` tells a message's life."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import structlog
+
+from email_router.model.errors import RouterError
+from email_router.model.receipt import Decision, Receipt
+
+log = structlog.get_logger("mail")
+
+
+def configure(form: str = "console", level: str = "info") -> None:
+    """Write to standard error: `console` lines for people, `json` for programs."""
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if form == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    threshold = getattr(logging, level.upper())
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=max(threshold, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
+
+
+def decided(receipt: Receipt, decision: Decision) -> None:
+    log.info(
+        decision.outcome.value,
+        deployment=receipt.deployment,
+        mailbox=receipt.key.mailbox,
+        item=receipt.key.item,
+        message_id=decision.message_id,
+        sender=decision.sender,
+        reason=decision.reason,
+        why=decision.why[0] if decision.why else "",
+    )
+
+
+def postponed(receipts: Sequence[Receipt], seconds: float, error: RouterError) -> None:
+    places = sorted({f"{r.deployment}/{r.key.mailbox}" for r in receipts})
+    log.warning("postponed", messages=len(receipts), where=", ".join(places), seconds=round(seconds), error=str(error))
+
+
+def sent(deployment: str, sender: str, message_id: str, state: str, said: str) -> None:
+    log.info("outgoing", state=state, deployment=deployment, sender=sender, message_id=message_id, said=said)
+
+
+def waiting_for_database(state: str, error: RouterError) -> None:
+    log.warning("an answer waits for the database", state=state, error=str(error))
+
+
+def mailbox_state(mailbox: str, state: str, error: str = "") -> None:
+    (log.warning if error else log.info)("mailbox", mailbox=mailbox, state=state, **({"error": error} if error else {}))
+
+
+def profile_state(profile: str, state: str, error: str = "") -> None:
+    (log.warning if error else log.info)("profile", profile=profile, state=state, **({"error": error} if error else {}))
+
+
+def shard(number: int, epoch: int, what: str) -> None:
+    log.info("shard", number=number, epoch=epoch, what=what)
+
+
+def bug(where: str, error: BaseException) -> None:
+    """Something that should not happen: with its traceback."""
+    log.error("bug", where=where, error=f"{type(error).__name__}: {error}", exc_info=error)
