@@ -160,6 +160,7 @@ class Actions:
             await bulk.store_contents(db, dict(contents))
             await db.execute(_SEND, self._send_values(identifier, draft, sender, parent, subject, issued))
             await self._send_details(db, identifier, draft, sender)
+            await db.execute(text("SELECT pg_notify('crm_pending_send', '')"))
         return identifier
 
     # -- parts
@@ -341,7 +342,7 @@ SELECT a.id, a.direction, a.status, a.subject, a.sender, a.created, a.received, 
 FROM crm.activity a LEFT JOIN crm.record r ON r.id = a.regarding
 WHERE a.organization = :o AND (CAST(:record AS uuid) IS NULL OR a.regarding = :record
     OR a.id IN (SELECT activity FROM crm.party WHERE record = :record))
-ORDER BY a.created DESC, a.id DESC LIMIT :limit
+ORDER BY coalesce(a.received, a.sent, a.created) DESC, a.id DESC LIMIT :limit
 """
 _ACTIVITY = """
 SELECT a.*, r.name AS regarding_name, r.type AS regarding_type,

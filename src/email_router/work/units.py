@@ -1,0 +1,93 @@
+"""One mailbox or one outgoing profile, served without end: rounds, waits, pauses and self-recovery.
+
+What may fail: a round. The server is away: try again, ever less often, up to a minute. Somebody must act (a wrong
+password): pause, say so, and probe gently, at last once an hour, so that no account is locked; the first round that
+works resumes. Our own bug: the same pause, with the traceback in the log. Only losing the shard ends the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from email_router.model.errors import Fenced, NeedsOperator, Transient
+from email_router.model.receipt import Term
+from email_router.net.backoff import delay
+from email_router.observe import maillog
+
+
+class Rounds(Protocol):
+    """An opened unit."""
+
+    async def run(self, term: Term) -> float:
+        """One round; returns the seconds until the next one is worthwhile (0: at once). Raises `model.errors`."""
+        ...
+
+    async def wait(self, seconds: float) -> None:
+        """Until there is news, or so long."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a shard serves. A unit whose `fingerprint` changed by a publication is closed and opened anew."""
+
+    name: str
+    fingerprint: Hashable
+    open: Callable[[], AbstractAsyncContextManager[Rounds]]
+    state: Callable[[str, str], object]
+    """Told of each change: the state (`ok`, `away`, `needs operator`, `broken`) and the error in words."""
+
+
+async def serve(unit: Unit, term: Term, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set or the shard is lost (Fenced)."""
+    failures = 0
+    pause = 0.0
+    while not stop.is_set():
+        try:
+            async with unit.open() as rounds:
+                while not stop.is_set():
+                    seconds = await rounds.run(term)
+                    if failures:
+                        maillog.mailbox_state(unit.name, "ok")
+                    failures = 0
+                    unit.state("ok", "")
+                    if seconds > 0 and not stop.is_set():
+                        await _first(rounds.wait(seconds), stop)
+        except Fenced:
+            raise
+        except Exception as error:
+            failures += 1
+            state, pause = _pause(error, failures)
+            unit.state(state, str(error))
+            maillog.mailbox_state(unit.name, state, str(error))
+            if state == "broken":
+                maillog.bug(unit.name, error)
+        if failures and not stop.is_set():
+            await _first(asyncio.sleep(pause), stop)
+
+
+def _pause(error: Exception, failures: int) -> tuple[str, float]:
+    if isinstance(error, NeedsOperator):
+        return "needs operator", delay(failures, first=30.0, most=3600.0)
+    if isinstance(error, Transient):
+        wait = error.retry_after if error.retry_after is not None else delay(failures, first=1.0, most=60.0)
+        return "away", wait
+    return "broken", delay(failures, first=5.0, most=300.0)
+
+
+async def _first(waiting: object, stop: asyncio.Event) -> None:
+    """Wait for `waiting` or for `stop`. What `waiting` raises is raised."""
+    wanted = asyncio.ensure_future(waiting)  # type: ignore[call-overload]
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((wanted, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if wanted.done():
+            wanted.result()
+    finally:
+        for task in (wanted, stopped):
+            task.cancel()
+        await asyncio.gather(wanted, stopped, return_exceptions=True)
