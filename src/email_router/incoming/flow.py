@@ -77,6 +77,8 @@ class Report:
     older: int = 0
     lag: float | None = None
     """Seconds from the server's time of the newest message to its outcome."""
+    again: float | None = None
+    """Seconds until the first postponed receipt is due."""
     outcomes: dict[Outcome, int] = field(default_factory=dict)
 
 
@@ -147,7 +149,7 @@ async def _handle(ways: Ways, seen: Sequence[Seen], term: Term, report: Report) 
         try:
             await _for_deployment(ways, deployed, mine, term, report)
         except (Transient, NeedsOperator) as error:
-            await _postpone(ways, [s.receipt for s in mine], error, term)
+            await _postpone(ways, [s.receipt for s in mine], error, term, report)
     orphans = [s for s in seen if s.receipt.deployment not in ways.deployments]
     await _conclude(ways, [_orphan(s) for s in orphans], term, report)
 
@@ -162,7 +164,7 @@ async def _for_deployment(ways: Ways, deployed: Deployed, seen: Sequence[Seen], 
     told += await _filed(deployed, verdicts, term)
     late = [t.seen.receipt for t in told if isinstance(t.error, Transient) and t.seen.receipt.attempts < TRIES]
     if late:
-        await _postpone(ways, late, next(t.error for t in told if isinstance(t.error, Transient)), term)
+        await _postpone(ways, late, next(t.error for t in told if isinstance(t.error, Transient)), term, report)
     waiting = {receipt.id for receipt in late}
     conclusions = _combined([t for t in told if t.seen.receipt.id not in waiting])
     await _conclude(ways, conclusions, term, report)
@@ -240,11 +242,10 @@ def _may_change(mailbox: MailboxSettings, outcome: Outcome) -> bool:
     return outcome in (Outcome.FILED, Outcome.DUPLICATE)
 
 
-async def _postpone(ways: Ways, receipts: Sequence[Receipt], error: RouterError | None, term: Term) -> None:
-    if error is None:
-        return
+async def _postpone(ways: Ways, receipts: Sequence[Receipt], error: RouterError, term: Term, report: Report) -> None:
     asked = error.retry_after if isinstance(error, Transient) else 60.0
     seconds = asked if asked is not None else delay(max(r.attempts for r in receipts) + 1, first=2.0)
+    report.again = min(seconds, report.again) if report.again is not None else seconds
     maillog.postponed(receipts, seconds, error)
     await ways.receipts.postpone(receipts, seconds, str(error), term)
 
