@@ -28,7 +28,7 @@ from email_router.crm.embedded.filing import Filing
 from email_router.crm.embedded.outbox import Outbox
 from email_router.crm.embedded.records import Records
 from email_router.incoming import flow as incoming
-from email_router.mail import imap, smtp
+from email_router.mail import imap, pop3, smtp
 from email_router.model.errors import NeedsOperator
 from email_router.model.mailbox import AccessMethod, Approval, MailboxKind
 from email_router.model.receipt import Term
@@ -54,7 +54,7 @@ from email_router.work.pokes import Pokes
 from email_router.work.shard import shard_of
 from email_router.work.units import Rounds, Unit
 
-CONNECTORS: dict[str, Connector] = {c.name: c for c in (imap.CONNECTOR, smtp.CONNECTOR)}
+CONNECTORS: dict[str, Connector] = {c.name: c for c in (imap.CONNECTOR, pop3.CONNECTOR, smtp.CONNECTOR)}
 KINDS: dict[str, Kind] = {
     name: Kind(c.settings, receives=c.source is not None, sends=c.sender is not None, check=c.check)
     for name, c in CONNECTORS.items()

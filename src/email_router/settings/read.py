@@ -122,9 +122,9 @@ def _deployment(reader: _Reader, name: str, table: Mapping[str, Any]) -> Deploym
     if made.crm != "embedded":
         reader.complain(("deployment", name, "crm"), f"there is no CRM {made.crm!r}", 'write crm = "embedded"')
     if not 1 <= len(made.tracking.token_prefix) <= 20:
-        path = ("deployment", name, "tracking", "token_prefix")
+        place = ("deployment", name, "tracking", "token_prefix")
         reader.complain(
-            path, "a prefix has 1 to 20 characters", "shorten it; to track without tokens: use_tokens = false"
+            place, "a prefix has 1 to 20 characters", "shorten it; to track without tokens: use_tokens = false"
         )
     if made.uncertain_policy not in ("ask", "treat-as-sent", "send-again"):
         path = ("deployment", name, "uncertain_policy")
