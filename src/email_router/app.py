@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,19 +36,22 @@ from email_router.model.settings import Credentials, Deployment, MailboxSettings
 from email_router.net.postgres import open_engine
 from email_router.net.spool import Spool, sweep
 from email_router.outgoing import flow as outgoing
+from email_router.ports.crm import Filing as FilingPort
 from email_router.ports.mail import Connector, Login, Sender, Source, SourceContext
 from email_router.settings.bootstrap import Bootstrap
 from email_router.settings.problems import Problem
 from email_router.settings.read import Kind, read
 from email_router.settings.secret import resolve
+from email_router.store.decisions import Decisions
 from email_router.store.embedded import EmbeddedPostgres
 from email_router.store.installation import Installation, Mailboxes, Revisions
-from email_router.store.ledger import Ledger
+from email_router.store.ledger import Ledger, Outgoing
 from email_router.store.migrate import migrate
 from email_router.store.receipts import Receipts
 from email_router.store.secrets import Secrets, load_key
 from email_router.store.shards import Shards
 from email_router.store.undeliverable import Undeliverable
+from email_router.web.status import Snapshot
 from email_router.work.engine import Engine
 from email_router.work.pokes import Pokes
 from email_router.work.shard import shard_of
@@ -69,7 +72,7 @@ class Crm:
 
     deployment: Deployment
     records: Records
-    filing: Filing
+    filing: FilingPort
     outbox: Outbox
     directory: Directory
     actions: Actions
@@ -91,7 +94,11 @@ class Router:
         self.revisions = Revisions(engine)
         self.installation = Installation(engine)
         self.secrets = Secrets(engine, key)
+        self.decisions = Decisions(engine)
+        self.outgoing = Outgoing(engine)
         self.pokes = Pokes(dsn)
+        self.filing_through: Callable[[FilingPort], FilingPort] = lambda filing: filing
+        """Lets the demo's CRM refuse a message."""
         self._settings: tuple[int, Settings] | None = None
         self._crms: dict[str, Crm] = {}
         self._gates: dict[str, asyncio.Semaphore] = {}
@@ -116,6 +123,8 @@ class Router:
         settings, warnings = read(text, KINDS, file=file)
         for deployment in settings.deployments.values():
             await organization.create(self.engine, deployment.organization)
+        for address in settings.mailboxes:
+            await self.mailboxes.added(address)  # mail from now on counts, not from whenever a router comes round to it
         return await self.revisions.publish(text, who), warnings
 
     async def crm(self, deployment: Deployment) -> Crm:
@@ -126,12 +135,25 @@ class Router:
             known = self._crms[deployment.name] = Crm(
                 deployment,
                 Records(self.engine, identifier, tracking),
-                Filing(self.engine, identifier, keep_raw=deployment.keep_raw_days > 0),
+                self.filing_through(Filing(self.engine, identifier, keep_raw=deployment.keep_raw_days > 0)),
                 Outbox(self.engine, identifier, deployment.name),
                 Directory(self.engine, identifier),
                 Actions(self.engine, identifier, tracking),
             )
         return known
+
+    async def snapshot(self) -> Snapshot:
+        """What the status page and `status` show."""
+        settings = await self.settings()
+        return Snapshot(
+            revision=settings.revision,
+            hold=await self.ledger.held(),
+            mailboxes=await self.mailboxes.listing(),
+            outcomes=await self.decisions.counts(),
+            outgoing=await self.outgoing.counts(),
+            decisions=await self.decisions.search(limit=50),
+            undeliverable=await self.undeliverable.listing(limit=20),
+        )
 
     # -- work
 
@@ -223,7 +245,7 @@ class Router:
         profile = settings.incoming[mailbox.incoming_profile]
         connector = CONNECTORS[profile.kind]
         folder = mailbox.folder or str(getattr(profile.server, "folder", "")) or "INBOX"
-        since = mailbox.threshold or await self.mailboxes.added(mailbox.address)
+        since = mailbox.threshold or (await self.mailboxes.added(mailbox.address)).replace(microsecond=0)
         context = SourceContext(
             mailbox.address,
             folder,

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from email_router.incoming.forwarded import Letter, Seen, letters_of
+from email_router.incoming.forwarded import Letter, Seen, in_order, letters_of
 from email_router.mime.parse import parse
 from email_router.model.errors import Fenced, NeedsOperator, Permanent, RouterError, Transient
 from email_router.model.filing import Filed, FilingItem, FilingResult
@@ -156,7 +156,7 @@ async def _handle(ways: Ways, seen: Sequence[Seen], term: Term, report: Report) 
 
 async def _for_deployment(ways: Ways, deployed: Deployed, seen: Sequence[Seen], term: Term, report: Report) -> None:
     letters, refused = await letters_of(ways.mailbox, deployed.directory, seen)
-    letters.sort(key=lambda letter: letter.incoming.received)
+    letters = in_order(letters)
     told = [Told(r.seen, r.outcome, reason=r.reason, why=r.why) for r in refused]
     judged = await _judged(deployed, letters)
     told += [_bug(letter, error) for letter, error in judged if isinstance(error, Exception)]

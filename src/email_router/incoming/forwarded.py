@@ -21,6 +21,9 @@ from email_router.ports.crm import Directory
 from email_router.tracking import forwarder
 
 INVALID = "InvalidForwardMailItem"
+NAMED = 32
+DEEPEST = 100
+"""How far a chain of answers within one batch is followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,27 @@ async def letters_of(
         else:
             letters.extend(found)
     return letters, refused
+
+
+def in_order(letters: Sequence[Letter]) -> list[Letter]:
+    """Oldest first, but a message that is named by another one before that one: both may have come at once."""
+    oldest = sorted(letters, key=lambda letter: letter.incoming.received)
+    by_id = {letter.incoming.email.message_id: letter for letter in oldest if letter.incoming.email.message_id}
+    ordered: dict[int, Letter] = {}
+
+    def place(letter: Letter, waiting: frozenset[int]) -> None:
+        if id(letter) in ordered or id(letter) in waiting:  # two that name each other: as they came
+            return
+        email = letter.incoming.email
+        for named in (*email.references[-NAMED:], *email.in_reply_to[:NAMED]):
+            parent = by_id.get(named)
+            if parent is not None and len(waiting) < DEEPEST:
+                place(parent, waiting | {id(letter)})
+        ordered.setdefault(id(letter), letter)
+
+    for letter in oldest:
+        place(letter, frozenset())
+    return list(ordered.values())
 
 
 def _unwrapped(mailbox: MailboxSettings, receivers: Sequence[Receiver], seen: Seen) -> list[Letter] | Refused:

@@ -37,7 +37,7 @@ class Decisions:
                     "ORDER BY id DESC LIMIT :limit"
                 ),
                 {
-                    "message_id": message_id.strip("<> "),
+                    "message_id": _as_kept(message_id),
                     "sender": sender,
                     "subject": subject,
                     "mailbox": mailbox,
@@ -51,3 +51,9 @@ class Decisions:
         async with transaction(self._engine) as db:
             rows = await db.execute(text("SELECT outcome, count(*) AS n FROM router.decision GROUP BY outcome"))
             return {row.outcome: row.n for row in rows}
+
+
+def _as_kept(message_id: str) -> str:
+    """A Message-ID as it stands in a header, in the form that decisions keep: bare, its domain in lower case."""
+    local, at, domain = message_id.strip("<> ").rpartition("@")
+    return local + at + domain.lower()

@@ -87,7 +87,7 @@ class Engine:
                     await self._prepare()
                     await self._work()
             except (exceptions.ProcrastinateException, RouterError, OSError) as error:
-                maillog.mailbox_state("work", "away", f"the database cannot be reached: {error}")
+                maillog.mailbox_state("work", "away", str(error.__cause__ or error))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), 1.0)
 
@@ -123,6 +123,8 @@ class Engine:
         async with transaction(self._engine) as db:
             await db.execute(text("SELECT pg_advisory_xact_lock(1987)"))
             await db.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        async with transaction(self._engine) as db:
+            await db.execute(text("SELECT pg_advisory_xact_lock(1987)"))
             there = await db.execute(text(f"SELECT to_regclass('{SCHEMA}.procrastinate_jobs')"))
             if there.scalar() is None:
                 await self._app.schema_manager.apply_schema_async()
