@@ -1,0 +1,41 @@
+"""`email-router`: the operator's commands, a thin face on what the router can do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from email_router import __version__
+from email_router.cli import crm, mail, output, service
+
+app = App(
+    name="email-router",
+    version=__version__,
+    help="Connects mail systems with a CRM: files the mail that concerns it, sends the mail that is written in it.",
+    help_epilogue="Begin with `email-router demo`. Every command has --help; most have --json.",
+)
+service.register(app)
+mail.register(app)
+app.command(crm.app)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code. Errors are said in words, never as a traceback."""
+    try:
+        result = app(arguments, exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        return output.USAGE
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `email-router decisions | head`
+        sys.stderr.close()
+        return output.OK
+    except Exception as error:
+        return output.report(error)
+    return result if isinstance(result, int) else output.OK
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))

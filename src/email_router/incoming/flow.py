@@ -90,9 +90,9 @@ class Read:
     emails: tuple[ParsedEmail, ...]
 
 
-async def run(ways: Ways, term: Term, limit: Limit = BATCH) -> Report:
+async def run(ways: Ways, term: Term, limit: Limit = BATCH, report: Report | None = None) -> Report:
     """Everything that the mailbox holds now. Raises Transient, NeedsOperator (the mailbox) or Fenced (stop at once)."""
-    report = Report()
+    report = report or Report()
     await _take_up_again(ways, term, report)
     cursor = await ways.cursors.load(ways.mailbox.address, ways.folder)
     ahead = asyncio.create_task(_read(ways, cursor, limit))

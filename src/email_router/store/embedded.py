@@ -68,6 +68,17 @@ class EmbeddedPostgres:
         """The server's process id; 0 when it does not run."""
         return self._process.pid if self._process is not None and self._process.returncode is None else 0
 
+    def in_use(self) -> bool:
+        """Whether a router runs on this directory now: its database can be reached at `dsn` without being started."""
+        try:
+            with (self.directory / "router.lock").open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     async def start(self) -> None:
         """Make the cluster if there is none, start it, and return when it answers. Raises NeedsOperator, Transient."""
         self._take_lock()
@@ -153,7 +164,7 @@ class EmbeddedPostgres:
         return command
 
     def _binaries(self) -> Path:
-        packaged = _wheel_binaries()
+        packaged = wheel_binaries()
         self._own(self.directory, 0o711)
         copied = self.directory / "postgresql" / "bin"
         if (copied / "postgres").exists():
@@ -283,7 +294,7 @@ class EmbeddedPostgres:
         )
 
 
-def _wheel_binaries() -> Path:
+def wheel_binaries() -> Path:
     """The newest PostgreSQL that the wheel brings. Its own wrapper is never used (see docs/dependencies.md)."""
     import importlib.util
 

@@ -157,6 +157,18 @@ class Ledger:
                     },
                 )
 
+    async def doubt(self, profile: str, said: str, term: Term) -> int:
+        """Everything that still waits becomes uncertain; returns how many."""
+        async with fenced(self._engine, term) as db:
+            changed = await db.execute(
+                text(
+                    "UPDATE router.ledger SET state = 'uncertain', settled = false, last_error = :said "
+                    "WHERE profile = :profile AND state = 'pending'"
+                ),
+                {"profile": profile, "said": said},
+            )
+            return int(changed.rowcount)
+
     async def unsettled(self, profile: str, deployments: Sequence[str], limit: int) -> Sequence[Settlement]:
         values = {"profile": profile, "deployments": list(deployments), "limit": limit}
         async with transaction(self._engine) as db:

@@ -12,8 +12,6 @@ from email_router.model.errors import Fenced
 from email_router.model.receipt import Term
 from email_router.net.postgres import transaction
 
-SHARDS = 64
-
 
 class Shards:
     def __init__(self, engine: AsyncEngine) -> None:
@@ -24,8 +22,9 @@ class Shards:
         async with transaction(self._engine) as db:
             row = await db.execute(
                 text(
-                    "UPDATE router.shard SET epoch = epoch + 1, owner = :owner, since = now() "
-                    "WHERE number = :shard RETURNING epoch"
+                    "INSERT INTO router.shard AS s (number, epoch, owner, since) VALUES (:shard, 1, :owner, now()) "
+                    "ON CONFLICT (number) DO UPDATE SET epoch = s.epoch + 1, owner = :owner, since = now() "
+                    "RETURNING epoch"
                 ),
                 {"shard": shard, "owner": owner},
             )

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from email_router.net.connection import connect
 from imapclient import imap_utf7
 
 from email_router.mail.imap import answers, errors
@@ -23,6 +22,7 @@ from email_router.model.errors import NeedsOperator, Transient
 from email_router.model.message import Content
 from email_router.model.settings import AuthMechanism, TlsMode
 from email_router.net import sasl
+from email_router.net.connection import connect
 from email_router.ports.mail import Login
 
 

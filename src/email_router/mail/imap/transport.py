@@ -16,11 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from email_router.net.connection import Connection
-
 from email_router.mail.imap.answers import Part, Status, status
 from email_router.model.errors import Transient
 from email_router.model.message import Content
+from email_router.net.connection import Connection
 
 READ_SIZE = 256 * 1024
 MAX_LINE = 16 * 1024 * 1024

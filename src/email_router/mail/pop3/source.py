@@ -7,9 +7,7 @@ while `receive` has more to bring. A message's time is that of its topmost Recei
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
-import re
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +16,7 @@ from itertools import islice
 
 from email_router.mail.pop3.client import Client
 from email_router.mail.pop3.settings import Pop3Settings
+from email_router.mime.received import received_in
 from email_router.model.errors import NeedsOperator, Permanent, RouterError
 from email_router.model.mailbox import SourceAction
 from email_router.model.message import Content, DeliveryKey, RawMessage
@@ -28,8 +27,6 @@ HEADER = 64 * 1024
 """Bytes of a message in which its topmost Received field is looked for."""
 TOP_FROM = 32 * 1024
 """Smaller messages are read at once; of larger ones the header is read first, since they may be too old to matter."""
-
-_RECEIVED = re.compile(rb"^received:((?:.*\r?\n[ \t])*.*)$", re.IGNORECASE | re.MULTILINE)
 
 
 class Pop3Source:
@@ -163,7 +160,7 @@ class Pop3Source:
             return set()
         large = [n for n, _ in chosen if self._sizes.get(n, 0) >= TOP_FROM]
         headers = await client.tops(large)
-        return {n for n, header in headers.items() if (when := topmost_received(header)) is not None and when < since}
+        return {n for n, header in headers.items() if (when := received_in(header)) is not None and when < since}
 
     async def _items(self, client: Client) -> list[tuple[int, str]]:
         """Number and item id of each message: UIDLs, or hashes of the content where the server has none."""
@@ -263,21 +260,7 @@ class _Hash(Spool):
 def received_at(content: Content) -> datetime:
     """The time of the topmost Received field, else now: never Date, which the sender writes."""
     with content.open() as stream:
-        return topmost_received(stream.read(HEADER)) or datetime.now(UTC)
-
-
-def topmost_received(head: bytes) -> datetime | None:
-    """The time after the last semicolon of the first Received field of a header."""
-    header = head.partition(b"\r\n\r\n")[0]
-    found = _RECEIVED.search(header)
-    if found is None:
-        return None
-    words = found.group(1).decode("latin-1").rpartition(";")[2]
-    try:
-        when = email.utils.parsedate_to_datetime(" ".join(words.split()))
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+        return received_in(stream.read(HEADER)) or datetime.now(UTC)
 
 
 def _too_large(size: int, settings: Pop3Settings) -> str:

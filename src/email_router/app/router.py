@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from email_router import store
+from email_router.app.rounds import MailboxRounds, ProfileRounds
 from email_router.crm import embedded as embedded_crm
 from email_router.crm.embedded import organization
 from email_router.crm.embedded.actions import Actions
@@ -28,27 +29,28 @@ from email_router.crm.embedded.filing import Filing
 from email_router.crm.embedded.outbox import Outbox
 from email_router.crm.embedded.records import Records
 from email_router.incoming import flow as incoming
-from email_router.mail import imap, pop3, smtp
-from email_router.model.errors import NeedsOperator
-from email_router.model.mailbox import AccessMethod, Approval, MailboxKind
+from email_router.mail import imap, maildir, pop3, smtp
+from email_router.model.errors import NeedsOperator, RouterError
+from email_router.model.mailbox import SourceAction
 from email_router.model.receipt import Term
 from email_router.model.settings import Credentials, Deployment, MailboxSettings, OutgoingProfile, Settings
 from email_router.net.postgres import open_engine
 from email_router.net.spool import Spool, sweep
-from email_router.outgoing import flow as outgoing
+from email_router.observe import maillog
 from email_router.ports.crm import Filing as FilingPort
 from email_router.ports.mail import Connector, Login, Sender, Source, SourceContext
 from email_router.settings.bootstrap import Bootstrap
 from email_router.settings.problems import Problem
 from email_router.settings.read import Kind, read
 from email_router.settings.secret import resolve
+from email_router.store.backup import backup, daily_name, expired, restore
 from email_router.store.decisions import Decisions
 from email_router.store.embedded import EmbeddedPostgres
 from email_router.store.installation import Installation, Mailboxes, Revisions
 from email_router.store.ledger import Ledger, Outgoing
 from email_router.store.migrate import migrate
 from email_router.store.receipts import Receipts
-from email_router.store.secrets import Secrets, load_key
+from email_router.store.secrets import Secrets, key_id, load_key
 from email_router.store.shards import Shards
 from email_router.store.undeliverable import Undeliverable
 from email_router.web.status import Snapshot
@@ -57,13 +59,16 @@ from email_router.work.pokes import Pokes
 from email_router.work.shard import shard_of
 from email_router.work.units import Rounds, Unit
 
-CONNECTORS: dict[str, Connector] = {c.name: c for c in (imap.CONNECTOR, pop3.CONNECTOR, smtp.CONNECTOR)}
+BACKFILLS = 1000
+"""Shard numbers of backfills begin here: a backfill is nobody else's work."""
+
+CONNECTORS: dict[str, Connector] = {
+    c.name: c for c in (imap.CONNECTOR, pop3.CONNECTOR, maildir.CONNECTOR, smtp.CONNECTOR)
+}
 KINDS: dict[str, Kind] = {
     name: Kind(c.settings, receives=c.source is not None, sends=c.sender is not None, check=c.check)
     for name, c in CONNECTORS.items()
 }
-OUTGOING_SECONDS = 2.0
-"""How often the outbox is looked at when nobody tells of a new email."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,24 @@ class Crm:
     actions: Actions
 
 
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """An import that is ready to run; `total` messages lie there."""
+
+    ways: incoming.Ways
+    term: Term
+    total: int
+
+    async def run(self, report: incoming.Report) -> incoming.Report:
+        return await incoming.run(self.ways, self.term, report=report)
+
+
 class Router:
     """One process of the Email Router. Use `opened`."""
 
     def __init__(self, bootstrap: Bootstrap, engine: AsyncEngine, dsn: str, key: bytes | None, *, alone: bool) -> None:
         self.bootstrap = bootstrap
+        self.host = socket.gethostname()
         self.engine = engine
         self.dsn = dsn
         self.alone = alone
@@ -94,6 +112,7 @@ class Router:
         self.revisions = Revisions(engine)
         self.installation = Installation(engine)
         self.secrets = Secrets(engine, key)
+        self.key_name = key_id(key) if key is not None else ""
         self.decisions = Decisions(engine)
         self.outgoing = Outgoing(engine)
         self.pokes = Pokes(dsn)
@@ -227,17 +246,15 @@ class Router:
         profile = settings.incoming[mailbox.incoming_profile]
         async with self.source(settings, mailbox) as (source, folder):
             crms = [await self.crm(deployment) for deployment in deployments]
-            ways = incoming.Ways(
-                mailbox,
-                folder,
-                source,
-                {c.deployment.name: incoming.Deployed(c.deployment, c.records, c.filing, c.directory) for c in crms},
-                self.receipts,
-                self.receipts,
-                self.undeliverable,
-            )
+            ways = self._incoming_ways(mailbox, folder, source, crms)
             gate = self._gates.setdefault(profile.name, asyncio.Semaphore(profile.connections))
-            yield _MailboxRounds(self, ways, profile.poll_seconds, profile.jitter, gate)
+            yield MailboxRounds(self, ways, profile.poll_seconds, profile.jitter, gate)
+
+    def _incoming_ways(
+        self, mailbox: MailboxSettings, folder: str, source: Source, crms: Sequence[Crm]
+    ) -> incoming.Ways:
+        deployed = {c.deployment.name: incoming.Deployed(c.deployment, c.records, c.filing, c.directory) for c in crms}
+        return incoming.Ways(mailbox, folder, source, deployed, self.receipts, self.receipts, self.undeliverable)
 
     @asynccontextmanager
     async def source(self, settings: Settings, mailbox: MailboxSettings) -> AsyncIterator[tuple[Source, str]]:
@@ -271,7 +288,7 @@ class Router:
                 await stack.enter_async_context(connector.sender(profile.server, login))
                 for _ in range(profile.connections)
             ]
-            yield _ProfileRounds(self, profile, mailboxes, [await self.crm(d) for d in deployments], senders)
+            yield ProfileRounds(self, profile, mailboxes, [await self.crm(d) for d in deployments], senders)
 
     def login(self, own: Credentials, profile: Credentials, where: str) -> Login:
         """The mailbox's own credentials, else the profile's; `{address}` in a user name is the mailbox."""
@@ -295,95 +312,79 @@ class Router:
 
     async def _housekeeping(self) -> None:
         while True:
+            for chore in (self.receipts.reopen_missed, self._daily_dump):
+                try:
+                    await chore()
+                except RouterError as error:
+                    maillog.mailbox_state("housekeeping", "away", str(error))
+                except Exception as error:
+                    maillog.bug("housekeeping", error)
             await asyncio.sleep(15)
-            with contextlib.suppress(Exception):
-                await self.receipts.reopen_missed()
 
+    async def _daily_dump(self) -> None:
+        """The embedded database is the only holder of its company's records: dumped each day, seven days kept."""
+        directory = self.bootstrap.data_directory / "backups"
+        today = daily_name(directory, datetime.now(UTC).date())
+        if bool(self.bootstrap.dsn) or await asyncio.to_thread(today.exists):
+            return
+        await self.backup(today)
+        for old in expired(directory):
+            old.unlink(missing_ok=True)
 
-class _MailboxRounds:
-    """`work.units.Rounds` of a mailbox."""
+    # -- backfill
 
-    def __init__(
-        self, router: Router, ways: incoming.Ways, poll: float, jitter: float, gate: asyncio.Semaphore
-    ) -> None:
-        self._router = router
-        self._ways = ways
-        self._poll = poll
-        self._jitter = jitter
-        self._gate = gate
+    @asynccontextmanager
+    async def backfill(self, path: Path, mailbox: MailboxSettings, since: datetime | None) -> AsyncIterator[Backfill]:
+        """Old mail of `mailbox` from a Maildir or a directory of messages, to be filed by `Backfill.run`."""
+        folder = f"import:{path}"
+        settings = await self.settings()
+        crms = [await self.crm(settings.deployments[name]) for name in mailbox.deployments]
+        known = partial(self.receipts.known, mailbox.address, folder)
+        login = self.login(Credentials(), Credentials(), mailbox.address)
+        context = SourceContext(mailbox.address, folder, login, since, self.spool, known)
+        term = await Shards(self.engine).take(BACKFILLS + shard_of(mailbox.address), f"backfill on {self.host}")
+        connector = maildir.CONNECTOR
+        assert connector.source is not None
+        async with connector.source(connector.settings(path=str(path)), context) as source:
+            target = replace(mailbox, source_action=SourceAction.LEAVE)
+            yield Backfill(self._incoming_ways(target, folder, source, crms), term, (await source.usage()).messages)
 
-    async def run(self, term: Term) -> float:
-        async with self._gate:
-            report = await incoming.run(self._ways, term)
-        if report.messages or report.older:
-            await self._router.mailboxes.report(self._ways.mailbox.address, "ok", "", report.lag, report.older)
-        period = self._poll * random.uniform(1 - self._jitter, 1 + self._jitter)  # noqa: S311 - spreads load
-        return min(period, report.again) if report.again is not None else period
+    # -- backup
 
-    async def wait(self, seconds: float) -> None:
-        address = self._ways.mailbox.address
-        changed = getattr(self._ways.source, "changed", None)
-        waits = [asyncio.ensure_future(self._router.pokes.wait(address, seconds))]
-        if changed is not None:
-            waits.append(asyncio.ensure_future(changed(seconds)))
-        try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in waits:
-                task.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+    async def backup(self, file: Path) -> dict[str, Any]:
+        return await backup(self.engine, self.dsn, file, self.key_name)
 
+    async def restore(self, file: Path, *, replace: bool) -> tuple[dict[str, Any], int]:
+        """Restore; what was waiting to be sent is uncertain now, because the original may have sent it since.
 
-class _ProfileRounds:
-    """`work.units.Rounds` of an outgoing profile."""
+        Returns the manifest and how many emails are uncertain.
+        """
+        manifest = await restore(self.engine, self.dsn, file, replace=replace)
+        settings = await self.settings()
+        uncertain = 0
+        for profile in settings.outgoing.values():
+            term = await Shards(self.engine).take(shard_of(f"outgoing {profile.name}"), "restore")
+            for deployment in settings.deployments.values():
+                uncertain += await self._doubt(settings, profile, deployment, term)
+        return manifest, uncertain
 
-    def __init__(
-        self,
-        router: Router,
-        profile: OutgoingProfile,
-        mailboxes: Sequence[MailboxSettings],
-        crms: Sequence[Crm],
-        senders: Sequence[Sender],
-    ) -> None:
-        self._router = router
-        self._profile = profile
-        self._mailboxes = mailboxes
-        self._crms = crms
-        self._senders = senders
-
-    async def run(self, term: Term) -> float:
-        ways = outgoing.Ways(
-            self._profile,
-            {crm.deployment.name: outgoing.Sending(crm.outbox, await self._addresses(crm)) for crm in self._crms},
-            self._router.ledger,
-            self._router.ledger,
-            self._senders,
-            self._router.spool,
-        )
-        report = await outgoing.run(ways, term)
-        return 0.0 if report.emails else OUTGOING_SECONDS
-
-    async def wait(self, seconds: float) -> None:
-        await self._router.pokes.wait("outgoing", seconds)
-
-    async def _addresses(self, crm: Crm) -> tuple[str, ...]:
-        """Who may send now: published for this profile and deployment, and allowed to by the CRM."""
-        mine = {m.address.casefold() for m in self._mailboxes if crm.deployment.name in m.deployments}
-        return tuple(
-            receiver.address
-            for receiver in await crm.directory.receivers()
-            if receiver.address.casefold() in mine
-            and receiver.enabled
-            and receiver.outgoing is AccessMethod.ROUTER
-            and (receiver.approval is Approval.APPROVED or not _approval_wanted(crm.deployment, receiver.kind))
-        )
-
-
-def _approval_wanted(deployment: Deployment, kind: MailboxKind) -> bool:
-    tracking = deployment.tracking
-    return tracking.approved_queues_only if kind is MailboxKind.QUEUE else tracking.approved_users_only
+    async def _doubt(self, settings: Settings, profile: OutgoingProfile, deployment: Deployment, term: Term) -> int:
+        crm = await self.crm(deployment)
+        senders = [
+            m.address
+            for m in settings.mailboxes.values()
+            if m.outgoing_profile == profile.name and deployment.name in m.deployments
+        ]
+        while emails := await crm.outbox.claim(senders, 500, term):
+            await self.ledger.open(emails, profile.name, term)
+            if len(emails) < 500:
+                break
+        number = await self.ledger.doubt(profile.name, "restored from a backup: it may have been sent since", term)
+        settlements = await self.ledger.unsettled(profile.name, [deployment.name], 10_000)
+        if settlements:
+            await crm.outbox.settle(settlements, term)
+            await self.ledger.settled(settlements, term)
+        return number
 
 
 async def _drain(work: Engine, stop: asyncio.Event) -> None:
@@ -392,16 +393,20 @@ async def _drain(work: Engine, stop: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def opened(bootstrap: Bootstrap) -> AsyncIterator[Router]:
+async def opened(bootstrap: Bootstrap, *, beside: bool = False) -> AsyncIterator[Router]:
     """A router on its database: the embedded one, started here, or the shared one that `dsn` names.
 
+    With `beside` (a command of an operator) the database of a router that is running is used.
     Raises NeedsOperator or Transient with what, where and the cure.
     """
     key = load_key(os.environ, Path(bootstrap.key_file) if bootstrap.key_file else None)
     async with AsyncExitStack() as stack:
         dsn = bootstrap.dsn
+        postgres = EmbeddedPostgres(bootstrap.data_directory)
+        running = beside and not dsn and postgres.in_use()
+        if running:
+            dsn = postgres.dsn
         if not dsn:
-            postgres = EmbeddedPostgres(bootstrap.data_directory)
             stack.push_async_callback(postgres.stop)
             await postgres.start()
             watching = asyncio.create_task(_keep_running(postgres))
@@ -412,8 +417,8 @@ async def opened(bootstrap: Bootstrap) -> AsyncIterator[Router]:
         engine = open_engine(dsn)
         stack.push_async_callback(engine.dispose)
         router = Router(bootstrap, engine, dsn, key, alone=not bootstrap.dsn)
-        _make_spool(router.spool_directory, clean=router.alone)
-        await router.installation.open(socket.gethostname(), shared=bool(bootstrap.dsn))
+        _make_spool(router.spool_directory, clean=router.alone and not running)
+        await router.installation.open(router.host, shared=bool(bootstrap.dsn))
         yield router
 
 

@@ -1,0 +1,64 @@
+"""What every command takes, and the router that it works on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from email_router.app import Crm, Router, opened
+from email_router.model.errors import NeedsOperator
+from email_router.settings.bootstrap import Bootstrap, load
+from email_router.settings.problems import suggestion
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Common:
+    """Where the installation is, and how to answer."""
+
+    config: Path | None = None
+    """router.toml (default: EMAIL_ROUTER_CONFIG or /etc/email-router/router.toml)."""
+    data: str = ""
+    """Data directory of the embedded database, instead of the one configured."""
+    dsn: str = ""
+    """PostgreSQL to use instead of the embedded database."""
+    json: Annotated[bool, Parameter(negative="")] = False
+    """Answer in JSON, one object per line."""
+
+    def bootstrap(self) -> Bootstrap:
+        made = load(self.config, os.environ)
+        if self.data:
+            made = replace(made, data=self.data, dsn="")
+        return replace(made, dsn=self.dsn) if self.dsn else made
+
+
+HERE = Common()
+
+
+@asynccontextmanager
+async def router(common: Common) -> AsyncIterator[Router]:
+    """The router's database, whether or not a router is running on it."""
+    async with opened(common.bootstrap(), beside=True) as made:
+        yield made
+
+
+async def crm_of(made: Router, name: str) -> Crm:
+    """The CRM of a deployment; the only one when none is named. Raises NeedsOperator."""
+    settings = await made.settings()
+    names = list(settings.deployments)
+    if not name and len(names) == 1:
+        name = names[0]
+    if name not in settings.deployments:
+        what = f"There is no deployment {name!r}" if name else "Several deployments are published" if names else ""
+        if not names:
+            what, cure = "No deployment is published yet", "email-router publish settings.toml"
+        else:
+            cure = f"--deployment: {suggestion(name, names)}"
+        raise NeedsOperator(what, cure=cure)
+    return await made.crm(settings.deployments[name])

@@ -1,0 +1,299 @@
+"""Commands about mail: explain, import, undeliverable, outgoing, decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+from cyclopts import App, Parameter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from email_router.admin import explain as explaining
+from email_router.app import Router
+from email_router.cli.common import HERE, Common, crm_of, router
+from email_router.cli.output import FAILED, OK, err, out, print_facts, print_json, print_rows
+from email_router.incoming import flow
+from email_router.model.errors import NeedsOperator
+from email_router.model.mailbox import FilterOption
+from email_router.model.outgoing import SendState
+from email_router.model.settings import MailboxSettings
+from email_router.settings.problems import suggestion
+
+undeliverable = App(name="undeliverable", help="Messages that could not be filed: kept, shown, retried.")
+outgoing = App(name="outgoing", help="Mail on its way out: what waits, what failed, what is uncertain.")
+
+
+def register(app: App) -> None:
+    app.command(explain)
+    app.command(import_mail, name="import")
+    app.command(decisions)
+    app.command(undeliverable)
+    app.command(outgoing)
+
+
+async def explain(
+    files: Annotated[Sequence[Path], Parameter(name="file")],
+    /,
+    *,
+    mailbox: str = "",
+    deployment: str = "",
+    filter: FilterOption = FilterOption.ALL,
+    common: Common = HERE,
+) -> int:
+    """What would be decided for messages, and why. Files nothing.
+
+    Without --deployment no settings and no database are needed: the message is judged alone. With it, the
+    deployment's CRM is asked, and the answer is the one that the running router would give.
+
+    Parameters
+    ----------
+    files
+        Messages (RFC 5322) as files.
+    mailbox
+        The mailbox that received them; else their first recipient.
+    deployment
+        The deployment whose CRM is asked.
+    filter
+        Which filter option the mailbox's user has, where no CRM is asked.
+    """
+    failed = False
+    for file, found in await _explained(files, mailbox, deployment, filter, common):
+        if isinstance(found, Exception):
+            failed = True
+            cause = getattr(found, "strerror", None) or str(found) or type(found).__name__
+            if common.json:
+                print_json({"file": str(file), "error": cause})
+            else:
+                err.print(Text.assemble((f"{file}: ", "bold"), (f"cannot be explained: {cause}", "red")))
+        elif common.json:
+            print_json(found.as_json())
+        else:
+            _show_explained(found)
+    return FAILED if failed else OK
+
+
+async def _explained(
+    files: Sequence[Path], mailbox: str, deployment: str, option: FilterOption, common: Common
+) -> list[tuple[Path, explaining.Explained | Exception]]:
+    found: list[tuple[Path, explaining.Explained | Exception]] = []
+    if not deployment:
+        for file in files:
+            try:
+                found.append((file, explaining.alone(file, mailbox, option)))
+            except Exception as error:  # a file that is no file; never a traceback
+                found.append((file, error))
+        return found
+    async with router(common) as made:
+        crm = await crm_of(made, deployment)
+        for file in files:
+            try:
+                found.append((file, await explaining.asked(file, mailbox, deployment, crm.records)))
+            except OSError as error:
+                found.append((file, error))
+    return found
+
+
+def _show_explained(found: explaining.Explained) -> None:
+    email, verdict = found.email, found.verdict
+    style = "bold green" if verdict.accept else "bold yellow"
+    out.print(Text.assemble((f"{found.file}: ", "bold"), ("tracked" if verdict.accept else "not tracked", style),
+                            f" ({verdict.reason.label})"))  # fmt: skip
+    for line in verdict.why:
+        out.print(Text(f"  {line}"))
+    for line in verdict.losing:
+        out.print(Text(f"  not taken: {line}", "bright_black"))
+    facts: dict[str, Any] = {
+        "from": [a.address for a in email.from_],
+        "to": [a.address for a in email.to],
+        "subject": email.subject,
+        "message-id": email.message_id or "none; one is made from the identity",
+        "identity": email.identity.hex(),
+        "attachments": [f"{a.name} ({a.size:,} bytes)" for a in email.attachments],
+        "repaired": [f"{d.code}: {d.detail}" for d in email.defects],
+        "viewpoint": found.viewpoint,
+    }
+    print_facts({f"  {name}": value for name, value in facts.items() if value})
+
+
+async def import_mail(path: Path, *, mailbox: str, since: str = "", common: Common = HERE) -> int:
+    """Backfill old mail from a Maildir or a directory of *.eml files, with its original times.
+
+    What was imported before is not imported again, so that an import that was broken off is simply run again.
+
+    Parameters
+    ----------
+    path
+        The Maildir (with cur and new), or a directory of *.eml files.
+    mailbox
+        The published mailbox whose mail it is: its user or queue decides what is tracked.
+    since
+        Leave older mail alone: a date such as 2026-01-31.
+    """
+    async with router(common) as made:
+        settings = await made.settings()
+        if mailbox not in settings.mailboxes:
+            raise NeedsOperator(f"There is no mailbox {mailbox!r}", cure=suggestion(mailbox, settings.mailboxes))
+        report = await _import(made, path.absolute(), settings.mailboxes[mailbox], since, quiet=common.json)
+    counts = {outcome.value: number for outcome, number in report.outcomes.items()}
+    if common.json:
+        print_json({"messages": report.messages, "older": report.older, **counts})
+    else:
+        words = ", ".join(f"{number} {name}" for name, number in sorted(counts.items())) or "nothing new"
+        out.print(f"{report.messages} messages: {words}")
+    return FAILED if counts.get("undeliverable") else OK
+
+
+async def _import(made: Router, path: Path, mailbox: MailboxSettings, since: str, *, quiet: bool) -> flow.Report:
+    try:
+        threshold = datetime.fromisoformat(since).replace(tzinfo=UTC) if since else None
+    except ValueError as error:
+        raise NeedsOperator(f"{since!r} is no date", cure="write it as 2026-01-31") from error
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    report = flow.Report()
+    async with made.backfill(path, mailbox, threshold) as backfill:
+        with Progress(*columns, console=err, disable=quiet) as progress:
+            bar = progress.add_task("importing", total=backfill.total)
+            running = asyncio.create_task(backfill.run(report))
+            while not running.done():
+                progress.update(bar, completed=report.messages)
+                await asyncio.wait((running,), timeout=0.2)
+            progress.update(bar, completed=report.messages)
+            return await running
+
+
+async def decisions(
+    *,
+    message_id: str = "",
+    sender: str = "",
+    subject: str = "",
+    mailbox: str = "",
+    outcome: str = "",
+    limit: int = 50,
+    common: Common = HERE,
+) -> int:
+    """What was decided and why, newest first; every condition given must hold.
+
+    Parameters
+    ----------
+    message_id
+        The message's Message-ID, with or without angle brackets.
+    sender
+        A part of the sender's address.
+    subject
+        A part of the subject.
+    mailbox
+        The mailbox's address.
+    outcome
+        filed, duplicate, not-tracked, undeliverable, vanished or too-old.
+    limit
+        At most so many.
+    """
+    async with router(common) as made:
+        rows = await made.decisions.search(
+            message_id=message_id, sender=sender, subject=subject, mailbox=mailbox, outcome=outcome, limit=limit
+        )
+    columns = ("created", "mailbox", "sender", "subject", "outcome", "reason", "why")
+    print_rows(rows, columns, as_json=common.json, empty="No decision fits.")
+    return OK
+
+
+@undeliverable.command(name="list")
+async def undeliverable_list(*, common: Common = HERE) -> int:
+    """What is undeliverable now, with its cause and the cure."""
+    async with router(common) as made:
+        rows = await made.undeliverable.listing()
+    columns = ("id", "created", "mailbox", "sender", "subject", "cause", "cure")
+    print_rows(rows, columns, as_json=common.json, empty="Nothing is undeliverable.")
+    return OK
+
+
+@undeliverable.command(name="show")
+async def undeliverable_show(identifier: UUID, *, raw: bool = False, common: Common = HERE) -> int:
+    """One message with its cause; with --raw its bytes, as they came."""
+    import sys
+
+    async with router(common) as made:
+        row = await made.undeliverable.show(identifier)
+        if row is None:
+            raise NeedsOperator(
+                f"There is no undeliverable message {identifier}", cure="email-router undeliverable list"
+            )
+        if raw:
+            sys.stdout.buffer.write(await made.undeliverable.raw(identifier))
+            return OK
+    if common.json:
+        print_json(row)
+    else:
+        print_facts(row)
+    return OK
+
+
+@undeliverable.command(name="retry")
+async def undeliverable_retry(
+    identifiers: Annotated[Sequence[UUID], Parameter(name="id")] = (), /, *, all: bool = False, common: Common = HERE
+) -> int:
+    """Try these messages again (or --all) at the router's next round, from the bytes that were kept."""
+    if not identifiers and not all:
+        raise NeedsOperator("No message is named", cure="name ids from `email-router undeliverable list`, or use --all")
+    async with router(common) as made:
+        number = await made.undeliverable.retry(None if all else list(identifiers))
+    if common.json:
+        print_json({"retried": number})
+    else:
+        out.print(f"{number} messages will be tried again." if number else "None of these is open.")
+    return OK if number else FAILED
+
+
+@outgoing.command(name="list")
+async def outgoing_list(*, every: bool = False, common: Common = HERE) -> int:
+    """What waits, failed or is uncertain; with --every also what was sent."""
+    states = [SendState.PENDING, SendState.UNCERTAIN, SendState.FAILED]
+    async with router(common) as made:
+        hold = await made.ledger.held()
+        rows = await made.outgoing.listing(list(SendState) if every else states)
+    if hold:
+        err.print(Text(f"Outgoing mail is held: {hold}", "bold red"))
+    columns = ("id", "created", "sender", "recipients", "subject", "state", "attempts", "last_error")
+    print_rows(rows, columns, as_json=common.json, empty="Nothing waits, nothing failed, nothing is uncertain.")
+    return OK
+
+
+@outgoing.command(name="settle")
+async def outgoing_settle(identifier: UUID, verdict: str, /, *, common: Common = HERE) -> int:
+    """Decide an uncertain email: was it sent, shall it be sent again, or has it failed?
+
+    Parameters
+    ----------
+    identifier
+        From `email-router outgoing list`.
+    verdict
+        sent, again or failed.
+    """
+    if verdict not in ("sent", "again", "failed"):
+        raise NeedsOperator(f"{verdict!r} is not possible", cure="write sent, again or failed")
+    async with router(common) as made:
+        done = await made.outgoing.settle(identifier, verdict)
+    if not done:
+        raise NeedsOperator(f"There is no uncertain email {identifier}", cure="email-router outgoing list")
+    if not common.json:
+        out.print(
+            {"sent": "It counts as sent.", "again": "It will be sent again.", "failed": "It has failed."}[verdict]
+        )
+    return OK
+
+
+@outgoing.command(name="release")
+async def outgoing_release(*, common: Common = HERE) -> int:
+    """Let outgoing mail go again after a restore or on a new host. Make sure that the original does not run."""
+    async with router(common) as made:
+        hold = await made.ledger.held()
+        await made.installation.release(socket.gethostname())
+    if not common.json:
+        out.print(f"Released: {hold}" if hold else "Nothing was held.")
+    return OK

@@ -1,0 +1,97 @@
+"""How the commands speak: tables for people, one JSON object per line for programs, errors with their cure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from email_router.model.errors import RouterError, Transient
+from email_router.settings.problems import Invalid
+
+OK, FAILED, USAGE, NEEDS_OPERATOR, TEMPORARY = 0, 1, 2, 3, 75
+"""Exit codes: done; something is not as it should be; wrong use; somebody must act; try again later (EX_TEMPFAIL)."""
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One object on one line."""
+    sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
+
+
+def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
+    """Rows as a table of `columns`, or every field of each as JSON."""
+    found = list(rows)
+    if as_json:
+        for row in found:
+            print_json(dict(row))
+        return
+    if not found:
+        out.print(empty)
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in found:
+        table.add_row(*(Text(_shown(row.get(column))) for column in columns))
+    out.print(table)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Name and value, one per line."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), Text(_shown(value)))
+    out.print(table)
+
+
+def report(error: BaseException) -> int:
+    """Say what happened, where, and how to cure it; returns the exit code."""
+    if isinstance(error, Invalid):
+        for problem in error.problems:
+            line = f"{error.file}:{problem.line}" if problem.line else error.file
+            err.print(Text.assemble((line, "bold"), f"  {problem.key}: ", (problem.what, "red")))
+            err.print(Text(f"    to cure it: {problem.cure}"))
+        err.print(f"{len(error.problems)} problem{'s' if len(error.problems) != 1 else ''}; nothing was changed.")
+        return NEEDS_OPERATOR
+    if isinstance(error, RouterError):
+        err.print(Text.assemble(("Error: ", "bold red"), error.what))
+        for name, value in (("where", error.where), ("the other side said", error.said), ("to cure it", error.cure)):
+            if value:
+                err.print(Text(f"  {name}: {value}"))
+        return TEMPORARY if isinstance(error, Transient) else NEEDS_OPERATOR
+    err.print(Text.assemble(("Error: ", "bold red"), f"{error}" or type(error).__name__))
+    return FAILED
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value.astimezone():%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_shown(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).hex()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return str(value)

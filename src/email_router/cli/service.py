@@ -1,0 +1,353 @@
+"""Commands about the service: run, demo, publish, status, mailboxes, test-access, secrets, backup, restore, doctor."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.text import Text
+
+from email_router import demo as story
+from email_router.app import CONNECTORS, Router, opened
+from email_router.cli.common import HERE, Common, router
+from email_router.cli.output import FAILED, NEEDS_OPERATOR, OK, err, out, print_facts, print_json, print_rows
+from email_router.model.errors import NeedsOperator, RouterError
+from email_router.model.settings import Credentials, Settings
+from email_router.observe import maillog
+from email_router.ports.mail import ProbeStep, SourceContext
+from email_router.settings.difference import difference
+from email_router.settings.problems import suggestion
+from email_router.settings.read import read as read_settings
+from email_router.store.secrets import new_key
+from email_router.web.status import served
+
+secret = App(name="secret", help="Stored passwords, encrypted with the installation's key.")
+
+
+def register(app: App) -> None:
+    for command in (run, demo, publish, status, mailboxes, test_access, backup, restore, doctor):
+        app.command(command)
+    app.command(secret)
+
+
+async def run(*, common: Common = HERE) -> int:
+    """Serve all published mailboxes until SIGTERM or Ctrl-C; then finish what is begun and end."""
+    bootstrap = common.bootstrap()
+    maillog.configure(bootstrap.log)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with opened(bootstrap) as made:
+        settings = await made.settings()
+        err.print(f"Email Router serves {len(settings.mailboxes)} mailboxes of revision {settings.revision}.")
+        if not settings.revision:
+            err.print("No settings are published yet: email-router publish settings.toml")
+        hold = await made.ledger.held()
+        if hold:
+            err.print(Text(f"Outgoing mail is held: {hold}. To let it go: email-router outgoing release", "bold red"))
+        await _run_with_page(made, bootstrap.listen, stop)
+    return OK
+
+
+async def _run_with_page(made: Router, listen: str, stop: asyncio.Event) -> None:
+    if not listen:
+        await made.run(stop)
+        return
+    try:
+        page = served(made.snapshot, listen)
+        address = await page.__aenter__()
+    except (OSError, ValueError) as error:
+        err.print(Text(f"No status page: {listen} cannot be listened on ({error}). Correct `listen`.", "red"))
+        await made.run(stop)
+        return
+    err.print(f"Status page: {address}")
+    try:
+        await made.run(stop)
+    finally:
+        await page.__aexit__(None, None, None)
+
+
+async def demo(*, once: bool = False) -> int:
+    """Play a story on a complete local system: mail crosses the wire, is tracked, and an answer goes out.
+
+    Parameters
+    ----------
+    once
+        End after the story, with exit code 0 only if each step was verified.
+    """
+    return await story.run(once=once)
+
+
+async def publish(
+    file: Path, *, yes: Annotated[bool, Parameter(alias="-y")] = False, check: bool = False, common: Common = HERE
+) -> int:
+    """Validate a settings file, show what it changes, and make it the active revision.
+
+    Parameters
+    ----------
+    file
+        The settings as one TOML file; docs/settings.md lists every setting.
+    yes
+        Do not ask.
+    check
+        Only validate and show the difference.
+    """
+    from email_router.app import KINDS
+
+    text = _settings_text(file)
+    new, warnings = read_settings(text, KINDS, file=str(file))
+    for warning in warnings:
+        err.print(Text(f"warning: {warning}", "yellow"))
+    async with router(common) as made:
+        old = await made.settings()
+        changes = difference(old if old.revision else None, new)
+        if not common.json:
+            for change in changes or ("nothing changes",):
+                out.print(Text(f"  {change}"))
+        if check:
+            if common.json:
+                print_json({"changes": list(changes)})
+            return OK
+        if changes and not yes and sys.stdin.isatty() and not _confirmed("Publish this?"):
+            return FAILED
+        number, _ = await made.publish(text, getpass.getuser(), str(file))
+    if common.json:
+        print_json({"revision": number, "changes": list(changes)})
+    else:
+        out.print(f"Revision {number} is active.")
+    return OK
+
+
+def _settings_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise NeedsOperator(
+            "The settings file is no UTF-8 text", where=str(file), said=str(error), cure="save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise NeedsOperator(
+            f"The settings file cannot be read: {error.strerror}",
+            where=str(file),
+            cure="correct the path or its rights",
+        ) from error
+
+
+def _confirmed(question: str) -> bool:
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+async def status(*, common: Common = HERE) -> int:
+    """How the router is: mailboxes, decisions, what waits. Exit code 1 when something needs attention."""
+    async with router(common) as made:
+        now = await made.snapshot()
+    bad = [m for m in now.mailboxes if m["state"] not in ("ok", "new")]
+    if common.json:
+        print_json(now)
+    else:
+        print_facts(
+            {
+                "revision": now.revision or "none published",
+                "mailboxes": f"{len(now.mailboxes)}, {len(bad)} with a problem",
+                "outgoing hold": now.hold or "no",
+                **{f"decided {name}": number for name, number in sorted(now.outcomes.items())},
+                **{f"outgoing {name}": number for name, number in sorted(now.outgoing.items())},
+                "undeliverable open": len(now.undeliverable),
+            }
+        )
+        for mailbox in bad:
+            err.print(Text(f"{mailbox['name']}: {mailbox['state']}: {mailbox['error']}", "red"))
+    return FAILED if bad or now.hold or now.undeliverable else OK
+
+
+async def mailboxes(*, common: Common = HERE) -> int:
+    """Each mailbox and outgoing profile with its state, when it was last looked at, and what is open."""
+    async with router(common) as made:
+        rows = await made.mailboxes.listing()
+    columns = ("name", "state", "polled", "waiting", "older", "lag_seconds", "error")
+    print_rows(rows, columns, as_json=common.json, empty="No mailbox is published yet: email-router publish FILE")
+    return OK
+
+
+async def test_access(
+    names: Annotated[Sequence[str], Parameter(name="mailbox")] = (), /, *, common: Common = HERE
+) -> int:
+    """Test Access: prove step by step that mailboxes can be received from and sent for. Changes nothing.
+
+    Parameters
+    ----------
+    names
+        Addresses of mailboxes; all of them when none is named.
+    """
+    async with router(common) as made:
+        settings = await made.settings()
+        wanted = list(names) or list(settings.mailboxes)
+        failed = False
+        for name in wanted:
+            if name not in settings.mailboxes:
+                cure = suggestion(name, settings.mailboxes)
+                raise NeedsOperator(f"There is no mailbox {name!r}", cure=cure)
+            for direction, steps in _probes(made, settings, name):
+                async for step in steps:
+                    failed = failed or not step.ok
+                    _show_step(name, direction, step, as_json=common.json)
+    return FAILED if failed else OK
+
+
+def _probes(made: Router, settings: Settings, name: str) -> list[tuple[str, AsyncIterator[ProbeStep]]]:
+    mailbox = settings.mailboxes[name]
+    found: list[tuple[str, AsyncIterator[ProbeStep]]] = []
+    incoming = settings.incoming.get(mailbox.incoming_profile)
+    if incoming is not None:
+        probe = CONNECTORS[incoming.kind].probe_source
+        if probe is not None:
+            folder = mailbox.folder or str(getattr(incoming.server, "folder", "")) or "INBOX"
+            login = made.login(mailbox.credentials, incoming.credentials, name)
+            context = SourceContext(name, folder, login, mailbox.threshold, made.spool)
+            found.append(("incoming", probe(incoming.server, context).probe()))
+    outgoing = settings.outgoing.get(mailbox.outgoing_profile)
+    if outgoing is not None:
+        send_probe = CONNECTORS[outgoing.kind].probe_sender
+        if send_probe is not None:
+            login = made.login(Credentials(), outgoing.credentials, f"outgoing profile {outgoing.name}")
+            found.append(("outgoing", send_probe(outgoing.server, login).probe()))
+    return found
+
+
+def _show_step(name: str, direction: str, step: ProbeStep, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "mailbox": name,
+                "direction": direction,
+                "step": step.name,
+                "ok": step.ok,
+                "tried": step.tried,
+                "said": step.said,
+                "cure": step.cure,
+            }
+        )
+        return
+    mark = ("ok    ", "green") if step.ok else ("FAILED", "bold red")
+    out.print(Text.assemble(mark, f" {name} {direction}: {step.tried}", (f"  {step.said}", "bright_black")))
+    if step.cure:
+        out.print(Text(f"       to cure it: {step.cure}"))
+
+
+@secret.command(name="set")
+async def secret_set(name: str, *, common: Common = HERE) -> int:
+    """Store a password under a name; the settings refer to it as `secret:NAME`. Read from the terminal or a pipe."""
+    value = getpass.getpass(f"Secret {name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    if not value:
+        raise NeedsOperator("The secret is empty; nothing was stored", cure="enter it, or pipe it in")
+    async with router(common) as made:
+        await made.secrets.store(name, value)
+    err.print(f"Stored. Settings refer to it as secret:{name}")
+    return OK
+
+
+@secret.command(name="new-key")
+def secret_new_key() -> int:
+    """Print a new encryption key, for EMAIL_ROUTER_KEY or key_file. Keep it apart from the data."""
+    sys.stdout.write(new_key() + "\n")
+    return OK
+
+
+async def backup(file: Path, *, common: Common = HERE) -> int:
+    """Write the whole database to one file. Stored secrets stay sealed: keep the key, which is not in it."""
+    async with router(common) as made:
+        with err.status("Writing the backup …"):
+            manifest = await made.backup(file.absolute())
+    if common.json:
+        print_json(manifest | {"file": str(file), "bytes": file.stat().st_size})
+        return OK
+    out.print(f"{file}: {file.stat().st_size:,} bytes, taken {manifest['taken']}")
+    if manifest["secrets"]:
+        out.print(f"Its {manifest['secrets']} secrets open only with the key {manifest['key'] or '(none configured)'}.")
+    return OK
+
+
+async def restore(file: Path, *, replace: bool = False, common: Common = HERE) -> int:
+    """Put a backup into this installation. Outgoing mail is held afterwards, and what was waiting is uncertain.
+
+    Parameters
+    ----------
+    file
+        What `email-router backup` wrote.
+    replace
+        Throw away what the database holds now.
+    """
+    bootstrap = common.bootstrap()
+    async with opened(bootstrap) as made:  # not beside a running router: it would go on with what it knows
+        with err.status("Restoring …"):
+            manifest, uncertain = await made.restore(file.absolute(), replace=replace)
+    if common.json:
+        print_json(manifest | {"uncertain": uncertain})
+        return OK
+    out.print(f"Restored the backup of {manifest['taken']} (from {manifest['host']}).")
+    out.print("Outgoing mail is held: the original may have sent mail since. Make sure that it does not run any more,")
+    out.print(
+        f"settle the {uncertain} uncertain emails (email-router outgoing list), then: email-router outgoing release"
+    )
+    return OK
+
+
+async def doctor(*, common: Common = HERE) -> int:
+    """Look for what is wrong with this installation, and say the cure."""
+    bootstrap = common.bootstrap()
+    checks: list[dict[str, Any]] = []
+
+    def note(name: str, ok: bool, found: str, cure: str = "") -> None:
+        checks.append({"check": name, "ok": ok, "found": found, "cure": "" if ok else cure})
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    note("python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer")
+    place = bootstrap.data_directory
+    parent = next(p for p in (place, *place.parents) if p.exists())
+    free = shutil.disk_usage(parent).free
+    note("disk", free > 1 << 30, f"{free >> 20:,} MB free for {place}", "free at least 1 GB")
+    note(
+        "rights", os.access(parent, os.W_OK), f"{parent} may be written", f"give this user the right to write {parent}"
+    )
+    try:
+        async with router(common) as made:
+            note("database", True, "embedded" if not bootstrap.dsn else "shared")
+            await _check_router(made, note)
+    except RouterError as error:
+        note("database", False, error.what + (f': "{error.said}"' if error.said else ""), error.cure)
+    for check in checks:
+        if common.json:
+            print_json(check)
+        else:
+            mark = ("ok    ", "green") if check["ok"] else ("FAILED", "bold red")
+            out.print(Text.assemble(mark, f" {check['check']}: {check['found']}"))
+            if check["cure"]:
+                out.print(Text(f"       to cure it: {check['cure']}"))
+    return OK if all(check["ok"] for check in checks) else NEEDS_OPERATOR
+
+
+async def _check_router(made: Router, note: Any) -> None:
+    settings = await made.settings()
+    note("settings", settings.revision > 0, f"revision {settings.revision}", "email-router publish settings.toml")
+    hold = await made.ledger.held()
+    note("outgoing", not hold, hold or "not held", "email-router outgoing release")
+    kept = settings.incoming.values(), settings.outgoing.values(), settings.mailboxes.values()
+    references = {p.credentials.secret for group in kept for p in group if p.credentials.secret}
+    for reference in sorted(references):
+        try:
+            await made.login(Credentials("x", reference), Credentials(), "doctor").secret()
+            note(f"secret {reference}", True, "can be read")
+        except RouterError as error:
+            note(f"secret {reference}", False, error.what, error.cure)
+    for mailbox in await made.mailboxes.listing():
+        state = mailbox["state"]
+        note(mailbox["name"], state in ("ok", "new"), f"{state} {mailbox['error']}".strip(), "email-router test-access")

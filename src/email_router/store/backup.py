@@ -1,0 +1,177 @@
+"""Backup and restore: PostgreSQL's own dump with a manifest beside it, in one file.
+
+What may fail: the disk is full, the file is no backup, the database is not empty, the dump is of a newer release. A
+backup is written under another name and renamed when it is whole; a restore is one transaction: all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import tarfile
+import tempfile
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from email_router.model.errors import NeedsOperator
+from email_router.net.postgres import transaction
+from email_router.store.embedded import wheel_binaries
+
+MANIFEST = "manifest.json"
+DUMP = "database.dump"
+FORMAT = 1
+KEPT = 7
+"""Daily dumps that are kept."""
+
+
+async def backup(engine: AsyncEngine, dsn: str, file: Path, key_id: str) -> dict[str, Any]:
+    """Write the whole database to `file`; returns the manifest, which names the key that its secrets need.
+
+    Raises NeedsOperator.
+    """
+    async with transaction(engine) as db:
+        installation = (await db.execute(text("SELECT id, host FROM router.installation"))).first()
+        secrets = (await db.execute(text("SELECT count(*) FROM router.secret"))).scalar_one()
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "taken": datetime.now(UTC).isoformat(timespec="seconds"),
+        "installation": str(installation.id) if installation is not None else "",
+        "host": installation.host if installation is not None else "",
+        "secrets": secrets,
+        "key": key_id,
+    }
+    with tempfile.TemporaryDirectory(dir=_writable(file.parent)) as directory:
+        dump = Path(directory) / DUMP
+        await _run(
+            "pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={dump}", dsn, where=str(file)
+        )
+        await asyncio.to_thread(_pack, manifest, dump, Path(directory) / "whole", file)
+    return manifest
+
+
+async def restore(engine: AsyncEngine, dsn: str, file: Path, *, replace: bool) -> dict[str, Any]:
+    """Put `file` into the database and hold outgoing mail; returns the manifest.
+
+    Raises NeedsOperator when the database has an installation already and `replace` is not set.
+    """
+    manifest = await asyncio.to_thread(read_manifest, file)
+    if not replace:
+        await _must_be_empty(engine, file)
+    await engine.dispose()
+    with tempfile.TemporaryDirectory() as directory:
+        dump = await asyncio.to_thread(_unpack, file, Path(directory))
+        await _run(
+            *("pg_restore", "--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction"),
+            *("--exit-on-error", f"--dbname={dsn}", str(dump)),
+            where=str(file),
+        )
+    hold = f"the database was restored from a backup of {manifest['taken']}; the original may have sent mail since"
+    async with transaction(engine) as db:
+        await db.execute(text("UPDATE router.installation SET outgoing_hold = :hold"), {"hold": hold})
+    return manifest
+
+
+def read_manifest(file: Path) -> dict[str, Any]:
+    """What a backup says of itself. Raises NeedsOperator when it is none, or of a newer release."""
+    try:
+        with tarfile.open(file) as whole:
+            member = whole.extractfile(MANIFEST)
+            manifest: dict[str, Any] = json.loads(member.read()) if member is not None else {}
+    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+        raise NeedsOperator(
+            "This file is no backup of the Email Router",
+            where=str(file),
+            said=str(error),
+            cure="name a file that `email-router backup` wrote",
+        ) from error
+    if manifest.get("format") != FORMAT:
+        raise NeedsOperator(
+            "This backup was made by a newer release", where=str(file), cure="install that release or a newer one"
+        )
+    return manifest
+
+
+def expired(directory: Path, keep: int = KEPT) -> list[Path]:
+    """Daily dumps beyond the newest `keep`."""
+    return sorted(directory.glob("daily-*.backup"), reverse=True)[keep:]
+
+
+def daily_name(directory: Path, day: date) -> Path:
+    return directory / f"daily-{day.isoformat()}.backup"
+
+
+async def _must_be_empty(engine: AsyncEngine, file: Path) -> None:
+    async with transaction(engine) as db:
+        used = (await db.execute(text("SELECT count(*) FROM router.revision"))).scalar_one()
+    if used:
+        raise NeedsOperator(
+            "The database is in use already: a restore would replace all of it",
+            where=str(file),
+            cure="restore into a new data directory, or add --replace if everything in this one may go",
+        )
+
+
+def _writable(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NeedsOperator(
+            "The directory for the backup cannot be made",
+            where=str(directory),
+            said=str(error),
+            cure="name another one",
+        ) from error
+    if not os.access(directory, os.W_OK):
+        raise NeedsOperator("The directory for the backup cannot be written", where=str(directory), cure="name another")
+    return directory
+
+
+def _pack(manifest: dict[str, Any], dump: Path, whole: Path, file: Path) -> None:
+    try:
+        with tarfile.open(whole, "w") as out:
+            data = json.dumps(manifest, indent=2).encode()
+            member = tarfile.TarInfo(MANIFEST)
+            member.size, member.mode = len(data), 0o600
+            out.addfile(member, io.BytesIO(data))
+            out.add(dump, DUMP)
+        whole.chmod(0o600)  # mail and sealed secrets are in it
+        with whole.open("rb") as stream:
+            os.fsync(stream.fileno())
+        whole.replace(file)
+    except OSError as error:
+        raise NeedsOperator(
+            "The backup could not be written",
+            where=str(file),
+            said=str(error),
+            cure="free space, or name another place",
+        ) from error
+
+
+def _unpack(file: Path, directory: Path) -> Path:
+    with tarfile.open(file) as whole:
+        whole.extract(DUMP, directory, filter="data")
+    return directory / DUMP
+
+
+async def _run(program: str, *arguments: str, where: str) -> None:
+    done = await asyncio.create_subprocess_exec(
+        str(wheel_binaries() / program),
+        *arguments,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await done.communicate()
+    if done.returncode != 0:
+        said = errors.decode(errors="replace").strip().splitlines()
+        raise NeedsOperator(
+            f"{program} failed",
+            where=where,
+            said=said[-1] if said else f"exit code {done.returncode}",
+            cure="check free space and the rights of the database user, then try again; nothing was changed",
+        )
