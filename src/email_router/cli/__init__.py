@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 
 from email_router import __version__
 from email_router.cli import crm, mail, output, service
+from email_router.observe import maillog
 
 app = App(
     name="email-router",
@@ -23,6 +24,7 @@ app.command(crm.app)
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code. Errors are said in words, never as a traceback."""
+    maillog.configure(level="error")
     try:
         result = app(arguments, exit_on_error=False, result_action="return_value")
     except CycloptsError:

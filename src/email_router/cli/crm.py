@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from cyclopts import App, Parameter
@@ -40,13 +40,13 @@ async def make_organization(name: str, *, common: Common = HERE) -> int:
 @app.command
 async def users(*, deployment: str = "", search: str = "", common: Common = HERE) -> int:
     """Users with their mailbox address and filter."""
-    return await _list("systemuser", deployment, search, common, ("name", "mailbox", "filter_option", "id"))
+    return await _list("systemuser", deployment, search, common, ("name", "mailbox", "tracks", "id"))
 
 
 @app.command
 async def queues(*, deployment: str = "", search: str = "", common: Common = HERE) -> int:
     """Queues with their mailbox address and filter."""
-    return await _list("queue", deployment, search, common, ("name", "mailbox", "filter_option", "makes_cases", "id"))
+    return await _list("queue", deployment, search, common, ("name", "mailbox", "tracks", "makes_cases", "id"))
 
 
 @app.command
@@ -58,7 +58,7 @@ async def contacts(*, deployment: str = "", search: str = "", common: Common = H
 @app.command
 async def cases(*, deployment: str = "", search: str = "", common: Common = HERE) -> int:
     """Cases, newest first."""
-    return await _list("incident", deployment, search, common, ("name", "customer_name", "fields", "created", "id"))
+    return await _list("incident", deployment, search, common, ("ticket", "name", "customer_name", "created", "id"))
 
 
 @app.command(name="records")
@@ -71,8 +71,15 @@ async def _list(kind: str, deployment: str, search: str, common: Common, columns
     async with router(common) as made:
         crm = await crm_of(made, deployment)
         rows = await crm.actions.records(kind, search)
+    if not common.json:
+        rows = [row | {"ticket": row["fields"].get("ticketnumber", ""), "tracks": _tracks(row)} for row in rows]
     print_rows(rows, columns, as_json=common.json, empty=f"There is no {kind} here.")
     return OK
+
+
+def _tracks(row: Mapping[str, Any]) -> str:
+    option = row["filter_option"]
+    return FilterOption(option).name.lower().replace("_", "-") if option is not None else ""
 
 
 @app.command(name="add-user")

@@ -198,6 +198,8 @@ async def decisions(
         rows = await made.decisions.search(
             message_id=message_id, sender=sender, subject=subject, mailbox=mailbox, outcome=outcome, limit=limit
         )
+    if not common.json:
+        rows = [row | {"why": str(row["why"]).partition("\n")[0]} for row in rows]
     columns = ("created", "mailbox", "sender", "subject", "outcome", "reason", "why")
     print_rows(rows, columns, as_json=common.json, empty="No decision fits.")
     return OK

@@ -19,8 +19,11 @@ from email_router.settings.problems import Invalid
 OK, FAILED, USAGE, NEEDS_OPERATOR, TEMPORARY = 0, 1, 2, 3, 75
 """Exit codes: done; something is not as it should be; wrong use; somebody must act; try again later (EX_TEMPFAIL)."""
 
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+PIPED = 200
+"""Columns where no terminal says how wide it is."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED)
 
 
 def print_json(value: Any) -> None:
@@ -40,7 +43,7 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column in ("id", "created", "outcome"))
     for row in found:
         table.add_row(*(Text(_shown(row.get(column))) for column in columns))
     out.print(table)
