@@ -147,30 +147,37 @@ async def _handle(ways: Ways, seen: Sequence[Seen], term: Term, report: Report) 
         if not mine:
             continue
         try:
-            await _for_deployment(ways, deployed, mine, term, report)
-        except (Transient, NeedsOperator) as error:
+            told = await _judged_and_filed(ways, deployed, mine, term)
+        except (Transient, NeedsOperator) as error:  # of the CRM; what the mailbox or our store raises passes through
             await _postpone(ways, [s.receipt for s in mine], error, term, report)
+        else:
+            await _settled(ways, name, told, term, report)
     orphans = [s for s in seen if s.receipt.deployment not in ways.deployments]
     await _conclude(ways, [_orphan(s) for s in orphans], term, report)
 
 
-async def _for_deployment(ways: Ways, deployed: Deployed, seen: Sequence[Seen], term: Term, report: Report) -> None:
+async def _judged_and_filed(ways: Ways, deployed: Deployed, seen: Sequence[Seen], term: Term) -> list[Told]:
     letters, refused = await letters_of(ways.mailbox, deployed.directory, seen)
-    letters = in_order(letters)
-    told = [Told(r.seen, r.outcome, reason=r.reason, why=r.why) for r in refused]
-    judged = await _judged(deployed, letters)
-    told += [_bug(letter, error) for letter, error in judged if isinstance(error, Exception)]
+    judged = await _judged(deployed, in_order(letters))
     verdicts = [(letter, verdict) for letter, verdict in judged if isinstance(verdict, Verdict)]
-    told += await _filed(deployed, verdicts, term)
-    late = [t.seen.receipt for t in told if isinstance(t.error, Transient) and t.seen.receipt.attempts < TRIES]
-    if late:
-        await _postpone(ways, late, next(t.error for t in told if isinstance(t.error, Transient)), term, report)
-    waiting = {receipt.id for receipt in late}
+    return [
+        *(Told(r.seen, r.outcome, reason=r.reason, why=r.why) for r in refused),
+        *(_bug(letter, error) for letter, error in judged if isinstance(error, Exception)),
+        *await _filed(deployed, verdicts, term),
+    ]
+
+
+async def _settled(ways: Ways, deployment: str, told: Sequence[Told], term: Term, report: Report) -> None:
+    """Conclude what has an outcome; an item that the CRM failed on for the moment is tried again, a few times."""
+    late = [t for t in told if isinstance(t.error, Transient) and t.seen.receipt.attempts < TRIES]
+    if late and late[0].error is not None:
+        await _postpone(ways, [t.seen.receipt for t in late], late[0].error, term, report)
+    waiting = {t.seen.receipt.id for t in late}
     conclusions = _combined([t for t in told if t.seen.receipt.id not in waiting])
     await _conclude(ways, conclusions, term, report)
     arrived = [c.decision.message_id for c in conclusions if c.decision.outcome is Outcome.FILED]
     if arrived:
-        await ways.receipts.reopen_waiting_for(deployed.settings.name, arrived, term)
+        await ways.receipts.reopen_waiting_for(deployment, arrived, term)
 
 
 async def _judged(deployed: Deployed, letters: Sequence[Letter]) -> list[tuple[Letter, Verdict | Exception]]:

@@ -1,0 +1,346 @@
+"""From the CRM to the recipients, with a real database and mail in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import email.policy
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from email_router.crm.embedded.actions import Draft
+from email_router.model.errors import Fenced, NeedsOperator, Permanent, Transient
+from email_router.model.message import Address, Content
+from email_router.model.outgoing import Envelope, RecipientResult, RecipientState, SendState
+from email_router.model.receipt import Outcome, Term
+from email_router.outgoing import flow
+from email_router.ports.mail import Uncertain
+from tests.fixtures.company import Company, letter
+
+pytestmark = pytest.mark.database
+
+HELP = "help@acme.test"
+BOB = Address("Bob", "bob@customer.test")
+
+
+def draft(**changes: Any) -> Draft:
+    return replace(Draft(HELP, (BOB,), "Hello", "How are you?"), **changes)
+
+
+async def status(acme: Company, identifier: UUID) -> str:
+    found = await acme.actions.activity(identifier)
+    assert found is not None
+    return str(found["status"])
+
+
+async def ledger(acme: Company) -> list[dict[str, Any]]:
+    return await acme.outgoing.listing(list(SendState))
+
+
+async def test_an_answer_goes_out_with_token_and_threading_and_is_sent(acme: Company) -> None:
+    await acme.queue(HELP, makes_cases=True)
+    acme.mail.deliver(HELP, letter(1, HELP))
+    await acme.run(HELP)
+    [asked] = await acme.timeline()
+    answer = draft(subject="Re: letter 1", answers=asked["id"], attachments=(("a.txt", "text/plain", b"attached"),))
+    identifier = await acme.actions.send(answer)
+    assert await status(acme, identifier) == "Pending Send"
+    assert (await acme.send([HELP])).states == {SendState.SENT: 1}
+    [(envelope, raw)] = acme.mail.sent
+    assert (envelope.sender, envelope.recipients) == (HELP, ("bob@customer.test",))
+    message = email.message_from_bytes(raw, policy=email.policy.default)
+    assert message["Subject"] == "Re: letter 1 CRM:0001001"
+    assert message["In-Reply-To"] == "<1@customer.test>"
+    assert [part.get_content() for part in message.iter_attachments()] == ["attached"]  # type: ignore[attr-defined]
+    assert await status(acme, identifier) == "Sent"
+    found = await acme.actions.activity(identifier)
+    assert found is not None
+    assert found["message_id"] == str(message["Message-ID"]).strip("<>")
+    assert found["regarding"] == asked["regarding_id"]
+
+
+async def test_a_reply_finds_its_way_by_header_and_by_token(acme: Company) -> None:
+    await acme.queue(HELP, makes_cases=True)
+    case = await acme.actions.add_record("incident", "A case")
+    await acme.actions.send(draft(regarding=case))
+    await acme.send([HELP])
+    [(_, raw)] = acme.mail.sent
+    sent = str(email.message_from_bytes(raw)["Message-ID"]).strip("<>")
+    acme.mail.deliver(HELP, letter("by-header", HELP, answers=sent))
+    acme.mail.deliver(HELP, letter("by-token", HELP, subject="AW: Hello CRM:0001001"))
+    acme.mail.deliver(HELP, letter("by-nothing", HELP, subject="Hello CRM:0009999"))
+    assert (await acme.run(HELP)).outcomes == {Outcome.FILED: 3}
+    rows = {row["message_id"].partition("@")[0]: row for row in await acme.timeline()}
+    assert rows["by-header"]["regarding_id"] == case
+    assert rows["by-token"]["regarding_id"] == case
+    assert rows["by-nothing"]["regarding_id"] != case
+
+
+async def test_bcc_is_in_the_envelope_and_nowhere_else(acme: Company) -> None:
+    await acme.queue(HELP)
+    await acme.actions.send(draft(cc=(Address("", "c@d.test"),), bcc=(Address("", "secret@d.test"),)))
+    await acme.send([HELP])
+    [(envelope, raw)] = acme.mail.sent
+    assert envelope.recipients == ("bob@customer.test", "c@d.test", "secret@d.test")
+    assert b"secret" not in raw
+
+
+async def test_only_the_addresses_named_may_send(acme: Company) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    assert (await acme.send(["other@acme.test"])).emails == 0
+    assert await status(acme, identifier) == "Pending Send"
+
+
+async def test_a_sender_that_is_nobody_and_an_email_to_nobody_are_refused(acme: Company) -> None:
+    await acme.queue(HELP)
+    with pytest.raises(Permanent, match="no user or queue"):
+        await acme.actions.send(draft(sender="nobody@acme.test"))
+    with pytest.raises(Permanent, match="no recipient"):
+        await acme.actions.send(draft(to=()))
+
+
+async def test_the_oldest_goes_first_and_senders_take_turns(acme: Company) -> None:
+    await acme.queue(HELP)
+    await acme.queue("sales@acme.test")
+    for n in range(5):
+        await acme.actions.send(draft(subject=f"help {n}"))
+    await acme.actions.send(draft(sender="sales@acme.test", subject="sales 0"))
+    claimed = await acme.outbox.claim([HELP, "sales@acme.test"], 2, acme.term)
+    assert [e.subject.rpartition(" ")[0] for e in claimed] == ["help 0", "sales 0"]
+
+
+async def test_a_server_that_is_away_pauses_and_counts_nothing(acme: Company) -> None:
+    await acme.queue(HELP)
+    identifiers = [await acme.actions.send(draft(subject=f"mail {n}")) for n in range(3)]
+    acme.mail.fail["send"] = [Transient("away", retry_after=0.0)]
+    with pytest.raises(Transient):
+        await acme.send([HELP])
+    assert [row["attempts"] for row in await ledger(acme)] == [0, 0, 0]
+    assert [await status(acme, i) for i in identifiers] == ["Sending"] * 3
+    assert (await acme.send([HELP])).states == {SendState.SENT: 3}
+    assert len(acme.mail.sent) == 3
+
+
+async def test_a_connection_lost_after_the_dot_is_uncertain_and_never_sent_again(acme: Company) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    acme.mail.fail["answer"] = [Uncertain("connection lost")]
+    assert (await acme.send([HELP])).states == {SendState.UNCERTAIN: 1}
+    for _ in range(3):
+        assert (await acme.send([HELP])).emails == 0
+    assert len(acme.mail.sent) == 1
+    found = await acme.actions.activity(identifier)
+    assert found is not None
+    assert (found["status"], found["said"]) == ("Sending", "Uncertain: connection lost")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state", "copies"), [("sent", "Sent", 1), ("failed", "Failed", 1), ("again", "Sent", 2)]
+)
+async def test_a_person_settles_what_is_uncertain(acme: Company, verdict: str, state: str, copies: int) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    acme.mail.fail["answer"] = [Uncertain("connection lost")]
+    await acme.send([HELP])
+    [row] = await ledger(acme)
+    assert await acme.outgoing.settle(row["id"], verdict)
+    assert not await acme.outgoing.settle(row["id"], verdict)
+    await acme.send([HELP])
+    assert await status(acme, identifier) == state
+    assert len(acme.mail.sent) == copies
+    assert len({email.message_from_bytes(raw)["Message-ID"] for _, raw in acme.mail.sent}) == 1
+
+
+async def test_a_mark_without_a_result_is_uncertain_for_the_next_router(acme: Company) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    [claimed] = await acme.outbox.claim([HELP], 10, acme.term)
+    [row] = await acme.ledger.open([claimed], "relay", acme.term)
+    await acme.ledger.hand_over([row.id], acme.term)
+    async with acme.engine.begin() as db:
+        await db.execute(text("UPDATE router.shard SET epoch = 2 WHERE number = 3"))
+    acme.term = Term(3, 2)
+    assert (await acme.send([HELP])).emails == 0
+    assert acme.mail.sent == []
+    assert [r["state"] for r in await ledger(acme)] == ["uncertain"]
+    assert await status(acme, identifier) == "Sending"
+
+
+@pytest.mark.parametrize("after", ["claim", "ledger"])
+async def test_a_router_that_died_between_claim_and_hand_over_loses_nothing(acme: Company, after: str) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    claimed = await acme.outbox.claim([HELP], 10, acme.term)
+    if after == "ledger":
+        await acme.ledger.open(claimed, "relay", acme.term)
+    async with acme.engine.begin() as db:
+        await db.execute(text("UPDATE router.shard SET epoch = 2 WHERE number = 3"))
+    acme.term = Term(3, 2)
+    assert (await acme.send([HELP])).states == {SendState.SENT: 1}
+    assert len(acme.mail.sent) == 1
+    assert await status(acme, identifier) == "Sent"
+
+
+async def test_a_fenced_router_hands_nothing_over(acme: Company) -> None:
+    await acme.queue(HELP)
+    await acme.actions.send(draft())
+
+    class Losing:
+        async def send(
+            self, content: Content, envelope: Envelope, handing_over: Callable[[], Awaitable[None]]
+        ) -> Sequence[RecipientResult]:
+            async with acme.engine.begin() as db:
+                await db.execute(text("UPDATE router.shard SET epoch = 2 WHERE number = 3"))
+            await handing_over()
+            raise AssertionError("it was handed over")
+
+    ways = flow.Ways(
+        acme.profile,
+        {"sales": flow.Sending(acme.outbox, (HELP,))},
+        acme.ledger,
+        acme.ledger,
+        [Losing()],
+        acme.spool,
+    )
+    with pytest.raises(Fenced):
+        await flow.run(ways, acme.term)
+
+
+class Answering:
+    """A server that answers each recipient as it is told; what it took is in `took`."""
+
+    def __init__(self, *answers: dict[str, int]) -> None:
+        self.answers = list(answers)
+        self.took: list[tuple[str, ...]] = []
+
+    async def send(
+        self, content: Content, envelope: Envelope, handing_over: Callable[[], Awaitable[None]]
+    ) -> Sequence[RecipientResult]:
+        await handing_over()
+        codes = self.answers.pop(0)
+        self.took.append(envelope.recipients)
+        states = {2: RecipientState.ACCEPTED, 4: RecipientState.DEFERRED, 5: RecipientState.REFUSED}
+        return [
+            RecipientResult(a, states[codes[a] // 100], codes[a], "", f"{codes[a]} said") for a in envelope.recipients
+        ]
+
+
+async def rounds(acme: Company, server: Answering, number: int) -> None:
+    for _ in range(number):
+        ways = flow.Ways(
+            replace(acme.profile, retry_seconds=0.0, attempts=3),
+            {"sales": flow.Sending(acme.outbox, (HELP,))},
+            acme.ledger,
+            acme.ledger,
+            [server],
+            acme.spool,
+        )
+        await flow.run(ways, acme.term)
+
+
+async def test_retries_go_to_the_deferred_only_and_sent_is_sent_when_one_accepted(acme: Company) -> None:
+    await acme.queue(HELP)
+    to = tuple(Address("", f"{name}@customer.test") for name in "abc")
+    identifier = await acme.actions.send(draft(to=to))
+    a, b, c = (person.address for person in to)
+    server = Answering({a: 250, b: 451, c: 550}, {b: 250})
+    await rounds(acme, server, 1)
+    assert await status(acme, identifier) == "Sending"
+    await rounds(acme, server, 1)
+    assert server.took == [(a, b, c), (b,)]
+    found = await acme.actions.activity(identifier)
+    assert found is not None
+    assert (found["status"], found["attempts"]) == ("Sent", 2)
+    assert [(p["state"], p["said"]) for p in found["parties"][1:]] == [
+        ("accepted", "250 said"),
+        ("accepted", "250 said"),
+        ("refused", "550 said"),
+    ]
+
+
+async def test_failed_says_the_servers_words(acme: Company) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    await rounds(acme, Answering({BOB.address: 550}), 1)
+    found = await acme.actions.activity(identifier)
+    assert found is not None
+    assert (found["status"], found["said"]) == ("Failed", "bob@customer.test: 550 said")
+
+
+async def test_greylisting_for_ever_is_given_up(acme: Company) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    server = Answering(*[{BOB.address: 450}] * 3)
+    await rounds(acme, server, 5)
+    assert len(server.took) == 3
+    found = await acme.actions.activity(identifier)
+    assert found is not None
+    assert (found["status"], found["said"]) == ("Failed", "bob@customer.test: 450 said (given up after 3 attempts)")
+
+
+async def test_a_login_that_is_refused_stops_the_profile_and_not_the_mail(acme: Company) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    acme.mail.fail["send"] = [NeedsOperator("wrong password", scope="profile")]
+    with pytest.raises(NeedsOperator):
+        await acme.send([HELP])
+    async with acme.engine.begin() as db:
+        await db.execute(text("UPDATE router.ledger SET next_attempt = now()"))
+    await acme.send([HELP])
+    assert await status(acme, identifier) == "Sent"
+
+
+async def test_a_message_that_cannot_be_sent_fails_with_words_and_the_others_go(acme: Company) -> None:
+    await acme.queue(HELP)
+    first = await acme.actions.send(draft())
+    second = await acme.actions.send(draft())
+    acme.mail.fail["send"] = [Permanent("it is too large", cure="send it by pigeon")]
+    await acme.send([HELP])
+    assert [await status(acme, first), await status(acme, second)] == ["Failed", "Sent"]
+
+
+async def test_a_cancelled_email_is_not_sent(acme: Company) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    await rounds(acme, Answering({BOB.address: 450}), 1)
+    async with acme.engine.begin() as db:
+        await db.execute(text("UPDATE crm.activity SET status = 5"))
+    await acme.send([HELP])
+    assert acme.mail.sent == []
+    assert await status(acme, identifier) == "Canceled"
+
+
+async def test_a_hold_holds_everything(acme: Company) -> None:
+    await acme.queue(HELP)
+    await acme.actions.send(draft())
+    async with acme.engine.begin() as db:
+        await db.execute(
+            text(
+                "INSERT INTO router.installation (id, host, outgoing_hold) VALUES (gen_random_uuid(), 'h', 'restored')"
+            )
+        )
+    report = await acme.send([HELP])
+    assert (report.held, report.emails, acme.mail.sent) == ("restored", 0, [])
+
+
+async def test_many_senders_share_the_commits_and_send_each_once(acme: Company) -> None:
+    await acme.queue(HELP)
+    for n in range(60):
+        await acme.actions.send(draft(subject=f"mail {n}"))
+    assert (await acme.send([HELP], connections=8)).states == {SendState.SENT: 60}
+    assert len({email.message_from_bytes(raw)["Message-ID"] for _, raw in acme.mail.sent}) == 60
+
+
+async def test_two_routers_never_claim_one_email_twice(acme: Company) -> None:
+    await acme.queue(HELP)
+    for n in range(40):
+        await acme.actions.send(draft(subject=f"mail {n}"))
+    both = await asyncio.gather(acme.outbox.claim([HELP], 25, Term(3, 1)), acme.outbox.claim([HELP], 25, Term(4, 1)))
+    ids = [e.id for claimed in both for e in claimed]
+    assert len(ids) == len(set(ids)) >= 25
