@@ -8,6 +8,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+SILENT, HANG_UP = "\0", "\1"
+"""Answers that say nothing, and that close the connection."""
+
 
 class Scripted:
     """`greeting`, then `COMMAND>answer` for each expected command, in order; a line end is added to each answer.
@@ -46,8 +49,12 @@ class Scripted:
                 elif not await self._expect(reader, command):
                     writer.close()
                     return
-                writer.write(answer.encode() + b"\r\n")
-                await writer.drain()
+                if answer == HANG_UP:
+                    writer.close()
+                    return
+                if answer != SILENT:
+                    writer.write(answer.encode() + b"\r\n")
+                    await writer.drain()
             while line := await reader.readline():
                 self.heard.append(line.decode(errors="replace").strip())
 

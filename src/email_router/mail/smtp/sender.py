@@ -41,10 +41,8 @@ class SmtpSender:
             await client.close()
             raise
         self._used = asyncio.get_running_loop().time()
-        results = [errors.result(a, r) for a, r in zip(envelope.recipients, replies, strict=True)]
-        if whole is None or whole.ok:
-            return results
-        return [errors.result(r.address, whole) if reply.ok else r for r, reply in zip(results, replies, strict=True)]
+        words = [whole if whole is not None and reply.ok else reply for reply in replies]
+        return [errors.result(address, reply) for address, reply in zip(envelope.recipients, words, strict=True)]
 
     async def close(self) -> None:
         if self._client is not None:
