@@ -30,11 +30,11 @@ from email_router.crm.embedded.outbox import Outbox
 from email_router.crm.embedded.records import Records
 from email_router.incoming import flow as incoming
 from email_router.mail import imap, maildir, pop3, smtp
-from email_router.model.errors import NeedsOperator, RouterError
+from email_router.model.errors import NeedsOperator, RouterError, Transient
 from email_router.model.mailbox import SourceAction
 from email_router.model.receipt import Term
 from email_router.model.settings import Credentials, Deployment, MailboxSettings, OutgoingProfile, Settings
-from email_router.net.postgres import open_engine
+from email_router.net.postgres import open_engine, transaction
 from email_router.net.spool import Spool, sweep
 from email_router.observe import maillog
 from email_router.ports.crm import Filing as FilingPort
@@ -412,6 +412,8 @@ async def opened(bootstrap: Bootstrap, *, beside: bool = False) -> AsyncIterator
             watching = asyncio.create_task(_keep_running(postgres))
             stack.push_async_callback(_cancel, watching)
             dsn = postgres.dsn
+        if running:
+            await _until_reachable(dsn)
         await migrate(dsn, store.MIGRATIONS, store.SCHEMA)
         await migrate(dsn, embedded_crm.MIGRATIONS, embedded_crm.SCHEMA)
         engine = open_engine(dsn)
@@ -420,6 +422,24 @@ async def opened(bootstrap: Bootstrap, *, beside: bool = False) -> AsyncIterator
         _make_spool(router.spool_directory, clean=router.alone and not running)
         await router.installation.open(router.host, shared=bool(bootstrap.dsn))
         yield router
+
+
+async def _until_reachable(dsn: str) -> None:
+    """The running router may be just starting its database: wait a little. Raises Transient."""
+    engine = open_engine(dsn, 1)
+    try:
+        async with asyncio.timeout(15):
+            while True:
+                try:
+                    async with transaction(engine):
+                        return
+                except Transient:
+                    await asyncio.sleep(0.1)
+    except TimeoutError:
+        async with transaction(engine):
+            return
+    finally:
+        await engine.dispose()
 
 
 async def _keep_running(postgres: EmbeddedPostgres) -> None:

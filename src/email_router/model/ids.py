@@ -8,10 +8,11 @@ from uuid import UUID
 
 
 def new_id() -> UUID:
-    """A version 7 UUID (RFC 9562 section 5.7): rows made together lie together in an index."""
-    millis = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (millis & 0xFFFF_FFFF_FFFF) << 80 | random
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return UUID(int=value)
+    """A version 7 UUID (RFC 9562 section 5.7): rows made together lie together in an index, and sort as they were made.
+
+    The twelve bits after the milliseconds hold its fraction (section 6.2, method 3): 244 ns, less than one call takes.
+    """
+    millis, nanos = divmod(time.time_ns(), 1_000_000)
+    fraction = (nanos << 12) // 1_000_000
+    random = int.from_bytes(os.urandom(8), "big") >> 2
+    return UUID(int=millis << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)

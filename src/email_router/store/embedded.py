@@ -30,6 +30,9 @@ from email_router.model.errors import NeedsOperator, Transient
 USERS = ("email-router", "nobody")
 """Whom the server runs as when we are root: the first that exists."""
 SUPERUSER = "router"
+LEAVING = 15.0
+"""Seconds within which the children of a killed server must have ended."""
+LOOKS = 20
 LONGEST_SOCKET = 100
 """`sun_path` holds 108 bytes; PostgreSQL adds `/.s.PGSQL.5432` (RFC: unix(7))."""
 
@@ -81,15 +84,13 @@ class EmbeddedPostgres:
 
     async def start(self) -> None:
         """Make the cluster if there is none, start it, and return when it answers. Raises NeedsOperator, Transient."""
-        self._take_lock()
+        await self._take_lock()
         try:
             binaries = self._binaries()
             if not (self._data / "PG_VERSION").exists():
                 await self._initialise(binaries)
             self._check_version(binaries)
-            self._clear_stale_pid()
-            await self._launch(binaries)
-            await self._until_ready()
+            await self._launch_until_ready(binaries)
         except BaseException:
             await self.stop()
             raise
@@ -112,9 +113,17 @@ class EmbeddedPostgres:
         """Return the exit code when the server has ended, for whatever reason."""
         return await self._process.wait() if self._process is not None else 0
 
-    def _take_lock(self) -> None:
+    async def _take_lock(self) -> None:
+        """Ours for as long as we live. Somebody who only looks (`in_use`) holds it for a moment: tried a few times."""
         if self._lock is not None:
             return
+        for _ in range(LOOKS):
+            if self._open_lock(quiet=True):
+                return
+            await asyncio.sleep(0.05)
+        self._open_lock(quiet=False)
+
+    def _open_lock(self, *, quiet: bool) -> bool:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             lock = (self.directory / "router.lock").open("a+")
@@ -131,6 +140,8 @@ class EmbeddedPostgres:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
+            if quiet:
+                return False
             raise NeedsOperator(
                 f"Another router is running on this data directory ({holder})",
                 where=str(self.directory),
@@ -142,6 +153,7 @@ class EmbeddedPostgres:
         lock.write(f"pid {os.getpid()} on {os.uname().nodename}")
         lock.flush()
         self._lock = lock
+        return True
 
     def _account(self) -> pwd.struct_passwd | None:
         """The ordinary user to drop to, or None when we are one ourselves."""
@@ -269,24 +281,37 @@ class EmbeddedPostgres:
             start_new_session=True,
         )
 
-    async def _until_ready(self) -> None:
-        """Wait until a connection works, at most 60 s (recovery after a kill may take a while)."""
-        database = self.dsn.replace("/email_router?", "/postgres?")
-        for _ in range(1200):
-            if self._process is None or self._process.returncode is not None:
+    async def _launch_until_ready(self, binaries: Path) -> None:
+        """Start the server; again while children of one that was killed still hold its shared memory."""
+        deadline = asyncio.get_running_loop().time() + LEAVING
+        while True:
+            self._clear_stale_pid()
+            await self._launch(binaries)
+            if await self._until_ready():
+                return
+            said = _fatal_line(self.directory / "postgres.log")
+            if "shared memory block" not in said or asyncio.get_running_loop().time() > deadline:
                 raise NeedsOperator(
                     "The database server ended while it was starting",
                     where=str(self.directory),
-                    said=_last_line(self.directory / "postgres.log"),
+                    said=said,
                     cure=f"read {self.directory / 'postgres.log'}; a full disk is the usual cause",
                     scope="router",
                 )
+            await asyncio.sleep(0.2)
+
+    async def _until_ready(self) -> bool:
+        """Wait until a connection works, at most 60 s (recovery after a kill may take a while); False if it ended."""
+        database = self.dsn.replace("/email_router?", "/postgres?")
+        for _ in range(1200):
+            if self._process is None or self._process.returncode is not None:
+                return False
             try:
                 async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
                     found = await connection.execute("SELECT 1 FROM pg_database WHERE datname = 'email_router'")
                     if await found.fetchone() is None:
                         await connection.execute("CREATE DATABASE email_router")
-                return
+                return True
             except psycopg.OperationalError:
                 await asyncio.sleep(0.05)
         raise Transient(
@@ -321,7 +346,9 @@ def _is_server_on(pid: int, data: Path) -> bool:
     return state not in "ZX" and str(data).encode() in command and b"postgres" in command[0]
 
 
-def _last_line(path: Path) -> str:
+def _fatal_line(log: Path) -> str:
+    """Why the server ended: the last FATAL or PANIC line of its log, else the last line."""
     with contextlib.suppress(OSError, IndexError):
-        return path.read_text(errors="replace").strip().splitlines()[-1]
+        lines = log.read_text(errors="replace")[-20_000:].strip().splitlines()
+        return next((line for line in reversed(lines) if "FATAL" in line or "PANIC" in line), lines[-1])
     return ""
