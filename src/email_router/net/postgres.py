@@ -16,6 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from email_router.model.errors import NeedsOperator, RouterError, Transient
 
+OF_THE_STATEMENT = ("0A", "21", "22", "23", "42", "54", "XX")
+"""SQLSTATE classes that speak of what was asked or stored, not of the database's health: trying again would not help."""
+
 
 def open_engine(dsn: str, size: int = 20) -> AsyncEngine:
     """A pool of at most `size` connections to `dsn` (`postgresql://…`, also a socket directory as `?host=/path`)."""
@@ -82,7 +85,7 @@ def translated(error: Exception) -> RouterError:
         )
     if isinstance(error, (pg.SerializationFailure, pg.DeadlockDetected)):
         return Transient("The database asked to try again", said=said, scope="router", retry_after=0.2)
-    if isinstance(error, (pg.DataError, pg.IntegrityError, pg.ProgrammingError)):
+    if (getattr(error, "sqlstate", None) or "")[:2] in OF_THE_STATEMENT:
         raise error
     return Transient(
         "The database cannot be reached",

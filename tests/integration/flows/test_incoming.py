@@ -424,3 +424,28 @@ async def test_each_deployment_gets_the_message_and_one_that_is_away_holds_up_on
     assert report.outcomes == {Outcome.FILED: 1}
     assert acme.mail.folder(HELP) == []
     assert [len(await one.timeline()) for one in (acme, other)] == [1, 1]
+
+
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("code", ["23514", "54000", "XX000"])
+async def test_what_the_database_will_not_store_is_set_aside_alone(acme: Company, others: int, code: str) -> None:
+    """A constraint, a limit of the server, a fault of the server: never a reason to hold up the mailbox."""
+    async with acme.engine.begin() as db:
+        await db.execute(
+            text(
+                "CREATE FUNCTION crm.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.subject = 'poison' "
+                f"THEN RAISE EXCEPTION 'no room for this' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
+            )
+        )
+        await db.execute(
+            text("CREATE TRIGGER refuse BEFORE INSERT ON crm.activity FOR EACH ROW EXECUTE FUNCTION crm.refuse()")
+        )
+    await acme.queue(HELP)
+    for n in range(others):
+        acme.mail.deliver(HELP, letter(n, HELP))
+    acme.mail.deliver(HELP, letter("p", HELP, subject="poison"))
+    report = await acme.run(HELP)
+    assert report.outcomes.get(Outcome.FILED, 0) == others
+    [kept] = await acme.undeliverable.listing()
+    assert "no room for this" in kept["cause"]
+    assert await acme.scalar("SELECT count(*) FROM router.receipt WHERE closed IS NULL") == 0

@@ -81,18 +81,10 @@ class Filing:
             return await self._file(items, term)
         except RouterError:
             raise
-        except Exception:
+        except Exception as error:
             if len(items) == 1:
-                raise
-        results: list[FilingResult] = []
-        for item in items:
-            try:
-                results.extend(await self._file([item], term))
-            except RouterError:
-                raise
-            except Exception as error:
-                results.append(_not_filed(error))
-        return results
+                return [_not_filed(error)]
+        return [result for item in items for result in await self.file([item], term)]
 
     async def join(self, copies: Sequence[tuple[UUID, str]], term: Term) -> None:
         if not copies:
