@@ -59,6 +59,7 @@ from email_router.work.pokes import Pokes
 from email_router.work.shard import shard_of
 from email_router.work.units import Rounds, Unit
 
+NOT_PUBLISHED = Settings(0, {}, {}, {}, {})
 BACKFILLS = 1000
 """Shard numbers of backfills begin here: a backfill is nobody else's work."""
 
@@ -118,7 +119,8 @@ class Router:
         self.pokes = Pokes(dsn)
         self.filing_through: Callable[[FilingPort], FilingPort] = lambda filing: filing
         """Lets the demo's CRM refuse a message."""
-        self._settings: tuple[int, Settings] | None = None
+        self._settings = NOT_PUBLISHED
+        self._units: dict[int, list[Unit]] | None = None
         self._crms: dict[str, Crm] = {}
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._states: set[asyncio.Task[None]] = set()
@@ -127,15 +129,13 @@ class Router:
 
     async def settings(self) -> Settings:
         """The active revision; no mailboxes and no deployments before the first publication."""
-        active = await self.revisions.active()
-        if active is None:
-            return Settings(0, {}, {}, {}, {})
-        number, source = active
-        if self._settings is None or self._settings[0] != number:
-            settings, _ = read(source, KINDS, file=f"revision {number}", revision=number)
-            self._settings = (number, settings)
+        number = await self.revisions.active()
+        if number != self._settings.revision:
+            source = await self.revisions.source(number)
+            self._settings, _ = read(source, KINDS, file=f"revision {number}", revision=number)
             self._crms.clear()
-        return self._settings[1]
+            self._units = None
+        return self._settings
 
     async def publish(self, text: str, who: str, file: str) -> tuple[int, tuple[Problem, ...]]:
         """Validate and activate; organizations that the embedded CRM does not have yet are made. Raises Invalid."""
@@ -197,17 +197,19 @@ class Router:
     async def units(self, shard: int) -> Sequence[Unit]:
         """What a shard serves now: mailboxes to read, and profiles to send through."""
         settings = await self.settings()
-        found = [
-            self._mailbox_unit(settings, mailbox)
-            for name, mailbox in settings.mailboxes.items()
-            if shard_of(name) == shard and mailbox.enabled and mailbox.incoming_profile
-        ]
-        used = {m.outgoing_profile for m in settings.mailboxes.values() if m.enabled}
-        found += [
-            self._profile_unit(settings, profile)
-            for name, profile in settings.outgoing.items()
-            if shard_of(f"outgoing {name}") == shard and name in used
-        ]
+        if self._units is None:
+            self._units = self._sharded(settings)
+        return self._units.get(shard, [])
+
+    def _sharded(self, settings: Settings) -> dict[int, list[Unit]]:
+        """All units by shard; made once per revision, because every shard asks every two seconds."""
+        enabled = [m for m in settings.mailboxes.values() if m.enabled]
+        used = {m.outgoing_profile for m in enabled}
+        units = [self._mailbox_unit(settings, m) for m in enabled if m.incoming_profile]
+        units += [self._profile_unit(settings, p) for name, p in settings.outgoing.items() if name in used]
+        found: dict[int, list[Unit]] = {}
+        for unit in units:
+            found.setdefault(shard_of(unit.name), []).append(unit)
         return found
 
     def _mailbox_unit(self, settings: Settings, mailbox: MailboxSettings) -> Unit:
@@ -360,6 +362,7 @@ class Router:
         Returns the manifest and how many emails are uncertain.
         """
         manifest = await restore(self.engine, self.dsn, file, replace=replace)
+        self._settings = NOT_PUBLISHED  # revision numbers of the backup say nothing about what was known before
         settings = await self.settings()
         uncertain = 0
         for profile in settings.outgoing.values():

@@ -139,14 +139,11 @@ class Deployment:
     name: str
     organization: str
     crm: str = "embedded"
-    judged_by: str = "router"
     incoming_profile: str = ""
     outgoing_profile: str = ""
     tracking: TrackingSettings = TrackingSettings()
     keep_raw_days: int = 30
     keep_untracked_days: int = 14
-    maximum_attachment_bytes: int = 0
-    """0 keeps attachments of every size."""
     uncertain_policy: str = "ask"
     """`ask`, `treat-as-sent` or `send-again` (after `uncertain_hours`)."""
     uncertain_hours: float = 24.0

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from email_router.model.errors import NeedsOperator, RouterError, Transient
 
 OF_THE_STATEMENT = ("0A", "21", "22", "23", "42", "54", "XX")
-"""SQLSTATE classes that speak of what was asked or stored, not of the database's health: trying again would not help."""
+"""SQLSTATE classes about what was asked or stored, not about the database's health: trying again would not help."""
 
 
 def open_engine(dsn: str, size: int = 20) -> AsyncEngine:

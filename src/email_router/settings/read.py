@@ -228,14 +228,16 @@ def _mailboxes(
     reader: _Reader, tables: Mapping[str, Mapping[str, Any]], settings: Settings
 ) -> dict[str, MailboxSettings]:
     found: dict[str, MailboxSettings] = {}
+    keys: set[str] = set()
     for written, table in tables.items():
         address = normalise(written)
         if not address:
             reader.complain(("mailbox", written), "this is no email address", 'write [mailbox."name@example.com"]')
             continue
-        if address.casefold() in (known.casefold() for known in found):
+        if address.casefold() in keys:
             reader.complain(("mailbox", written), "this mailbox is there twice", "remove one of them")
             continue
+        keys.add(address.casefold())
         found[address] = _mailbox(reader, written, address, table, settings)
     return found
 

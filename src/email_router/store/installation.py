@@ -66,10 +66,16 @@ class Revisions:
             await db.execute(text("SELECT pg_notify('router_published', :n)"), {"n": str(number)})
             return number
 
-    async def active(self) -> tuple[int, str] | None:
+    async def active(self) -> int:
+        """The number of the active revision; 0 before the first publication."""
         async with transaction(self._engine) as db:
-            row = (await db.execute(text("SELECT number, source FROM router.revision WHERE active"))).first()
-            return (row.number, row.source) if row is not None else None
+            return int((await db.execute(text("SELECT number FROM router.revision WHERE active"))).scalar() or 0)
+
+    async def source(self, number: int) -> str:
+        """The text of a revision."""
+        async with transaction(self._engine) as db:
+            found = await db.execute(text("SELECT source FROM router.revision WHERE number = :n"), {"n": number})
+            return str(found.scalar_one())
 
     async def listing(self) -> list[dict[str, Any]]:
         async with transaction(self._engine) as db:
