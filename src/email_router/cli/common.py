@@ -9,25 +9,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from email_router.app import Crm, Router, opened
 from email_router.model.errors import NeedsOperator
 from email_router.settings.bootstrap import Bootstrap, load
 from email_router.settings.problems import suggestion
 
+SERVE = Group("Set up and serve", sort_key=1)
+LOOK = Group("Look and cure", sort_key=2)
+CUSTOMERS = Group("The embedded CRM", sort_key=3)
+KEEP = Group("Keep", sort_key=4)
+EVERYWHERE = Group("Every command", sort_key=9)
+"""Panels of the help."""
 
-@Parameter(name="*")
+Deployment = Annotated[str, Parameter(name="--deployment", help="Whose CRM; only needed when several are published.")]
+
+
+@Parameter(name="*", group=EVERYWHERE)
 @dataclass(frozen=True, slots=True)
 class Common:
     """Where the installation is, and how to answer."""
 
     config: Path | None = None
-    """router.toml (default: EMAIL_ROUTER_CONFIG or /etc/email-router/router.toml)."""
+    """router.toml; else the one that EMAIL_ROUTER_CONFIG names, else /etc/email-router/router.toml if it is there."""
     data: str = ""
-    """Data directory of the embedded database, instead of the one configured."""
+    """Data directory of the embedded database, instead of what router.toml says."""
     dsn: str = ""
-    """PostgreSQL to use instead of the embedded database."""
+    """PostgreSQL to use instead of the embedded database: postgresql://user@host/database."""
     json: Annotated[bool, Parameter(negative="")] = False
     """Answer in JSON, one object per line."""
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from cyclopts import App, Parameter
 
-from email_router.cli.common import HERE, Common, crm_of, router
+from email_router.cli.common import CUSTOMERS, HERE, Common, Deployment, crm_of, router
 from email_router.cli.output import OK, out, print_facts, print_json, print_rows
 from email_router.crm.embedded import organization
 from email_router.crm.embedded.actions import TYPES, Draft
@@ -20,14 +20,33 @@ from email_router.model.ids import new_id
 from email_router.model.mailbox import AccessMethod, Approval, FilterOption, MailboxKind, Receiver
 from email_router.model.message import Address
 
-app = App(name="crm", help="The embedded CRM: users, queues, customers, cases, email.")
+app = App(
+    name="crm",
+    group=CUSTOMERS,
+    help="""The embedded CRM: users, queues, customers, cases, email.
+
+Its organization is made by `email-router publish`; users and queues say whose mail is tracked and which.""",
+)
+
+Search = Annotated[str, Parameter(name="--search", help="Only those with this in a name or an address.")]
+Filter = Annotated[FilterOption, Parameter(name="--filter", help="Which of the mail becomes an activity.")]
+Forwarded = Annotated[
+    bool, Parameter(name="--forward-mailbox", help="Mail comes by a forward mailbox instead of a mailbox of its own.")
+]
+Activity = Annotated[UUID, Parameter(name="id", help="From `email-router crm timeline`.")]
 
 LISTED = ("name", "addresses", "id")
 
 
 @app.command(name="organization")
-async def make_organization(name: str, *, common: Common = HERE) -> int:
-    """Make an organization, if it is not there."""
+async def make_organization(name: str, /, *, common: Common = HERE) -> int:
+    """Make an organization, if it is not there. `email-router publish` does so for each deployment.
+
+    Parameters
+    ----------
+    name
+        As `organization` in the deployment's settings names it.
+    """
     async with router(common) as made:
         identifier = await organization.create(made.engine, name)
     if common.json:
@@ -38,32 +57,38 @@ async def make_organization(name: str, *, common: Common = HERE) -> int:
 
 
 @app.command
-async def users(*, deployment: str = "", search: str = "", common: Common = HERE) -> int:
+async def users(*, deployment: Deployment = "", search: Search = "", common: Common = HERE) -> int:
     """Users with their mailbox address and filter."""
     return await _list("systemuser", deployment, search, common, ("name", "mailbox", "tracks", "id"))
 
 
 @app.command
-async def queues(*, deployment: str = "", search: str = "", common: Common = HERE) -> int:
+async def queues(*, deployment: Deployment = "", search: Search = "", common: Common = HERE) -> int:
     """Queues with their mailbox address and filter."""
     return await _list("queue", deployment, search, common, ("name", "mailbox", "tracks", "makes_cases", "id"))
 
 
 @app.command
-async def contacts(*, deployment: str = "", search: str = "", common: Common = HERE) -> int:
+async def contacts(*, deployment: Deployment = "", search: Search = "", common: Common = HERE) -> int:
     """Contacts with their addresses."""
     return await _list("contact", deployment, search, common, LISTED)
 
 
 @app.command
-async def cases(*, deployment: str = "", search: str = "", common: Common = HERE) -> int:
+async def cases(*, deployment: Deployment = "", search: Search = "", common: Common = HERE) -> int:
     """Cases, newest first."""
     return await _list("incident", deployment, search, common, ("ticket", "name", "customer_name", "created", "id"))
 
 
 @app.command(name="records")
-async def records(kind: str, *, deployment: str = "", search: str = "", common: Common = HERE) -> int:
-    """Records of any type: account, lead, opportunity, incident …"""
+async def records(kind: str, /, *, deployment: Deployment = "", search: Search = "", common: Common = HERE) -> int:
+    """Records of any type.
+
+    Parameters
+    ----------
+    kind
+        account, contact, lead, opportunity, case (incident), user (systemuser), queue, equipment or team.
+    """
     return await _list(_kind(kind), deployment, search, common, LISTED)
 
 
@@ -86,14 +111,28 @@ def _tracks(row: Mapping[str, Any]) -> str:
 async def add_user(
     name: str,
     address: str,
+    /,
     *,
-    filter: FilterOption = FilterOption.IN_RESPONSE,
-    forward_mailbox: bool = False,
-    approve: bool = True,
-    deployment: str = "",
+    filter: Filter = FilterOption.IN_RESPONSE,
+    forward_mailbox: Forwarded = False,
+    approve: Annotated[bool, Parameter(negative="--no-approve")] = True,
+    deployment: Deployment = "",
     common: Common = HERE,
 ) -> int:
-    """A user with a mailbox; one that has the address already is changed."""
+    """A user with a mailbox; one that has the address already is changed.
+
+    Example: `email-router crm add-user "Anna Lee" anna@example.com --filter from-leads-contacts-accounts`
+
+    Parameters
+    ----------
+    name
+        As people know the user.
+    address
+        The address of the mailbox, as in the settings.
+    approve
+        Whether the address is approved: without that nothing is tracked or sent, unless the deployment's settings say
+        `approved_users_only = false`.
+    """
     incoming = AccessMethod.FORWARD_MAILBOX if forward_mailbox else AccessMethod.ROUTER
     approval = Approval.APPROVED if approve else Approval.PENDING
     user = Receiver(new_id(), MailboxKind.USER, name, _one(address), incoming, approval=approval, filter_option=filter)
@@ -104,15 +143,30 @@ async def add_user(
 async def add_queue(
     name: str,
     address: str,
+    /,
     *,
-    filter: FilterOption = FilterOption.ALL,
+    filter: Filter = FilterOption.ALL,
     makes_cases: bool = False,
     case_title: str = "{subject}",
-    forward_mailbox: bool = False,
-    deployment: str = "",
+    forward_mailbox: Forwarded = False,
+    deployment: Deployment = "",
     common: Common = HERE,
 ) -> int:
-    """A queue with a mailbox; with --makes-cases mail that belongs to nothing makes a case."""
+    """A queue with a mailbox; one that has the address already is changed.
+
+    Example: `email-router crm add-queue Support support@example.com --makes-cases`
+
+    Parameters
+    ----------
+    name
+        As people know the queue.
+    address
+        The address of the mailbox, as in the settings.
+    makes_cases
+        Mail that belongs to no record yet makes a case.
+    case_title
+        Title of such a case; `{subject}` stands for the subject.
+    """
     incoming = AccessMethod.FORWARD_MAILBOX if forward_mailbox else AccessMethod.ROUTER
     queue = Receiver(
         new_id(),
@@ -141,10 +195,22 @@ async def add(
     addresses: Annotated[Sequence[str], Parameter(name="address")] = (),
     /,
     *,
-    deployment: str = "",
+    deployment: Deployment = "",
     common: Common = HERE,
 ) -> int:
-    """A record with its email addresses: `crm add contact "Ann Lee" ann@example.com`."""
+    """A record with its email addresses, by which mail finds it.
+
+    Example: `email-router crm add contact "Carla Mendes" carla@customer.example carla@home.example`
+
+    Parameters
+    ----------
+    kind
+        account, contact, lead, opportunity, case (incident), equipment or team.
+    name
+        What it is called.
+    addresses
+        Its email addresses.
+    """
     async with router(common) as made:
         crm = await crm_of(made, deployment)
         identifier = await crm.actions.add_record(_kind(kind), name, [_one(a) for a in addresses])
@@ -160,8 +226,18 @@ def _made(kind: str, name: str, identifier: UUID, common: Common) -> int:
 
 
 @app.command
-async def timeline(record: UUID | None = None, *, deployment: str = "", limit: int = 50, common: Common = HERE) -> int:
-    """Email of a record (a case, a contact …), oldest first; of the whole organization without one."""
+async def timeline(
+    record: UUID | None = None, /, *, deployment: Deployment = "", limit: int = 50, common: Common = HERE
+) -> int:
+    """Email of a record (a case, a contact …), oldest first; of the whole organization without one.
+
+    Parameters
+    ----------
+    record
+        The id that `email-router crm cases` and the other lists show.
+    limit
+        The newest so many.
+    """
     async with router(common) as made:
         crm = await crm_of(made, deployment)
         rows = await crm.actions.timeline(record, limit)
@@ -171,8 +247,8 @@ async def timeline(record: UUID | None = None, *, deployment: str = "", limit: i
 
 
 @app.command
-async def email(identifier: UUID, *, deployment: str = "", common: Common = HERE) -> int:
-    """One email activity, whole."""
+async def email(identifier: Activity, /, *, deployment: Deployment = "", common: Common = HERE) -> int:
+    """One email activity, whole: parties, text, attachments, what it is regarding."""
     async with router(common) as made:
         crm = await crm_of(made, deployment)
         found = await crm.actions.activity(identifier)
@@ -188,7 +264,7 @@ async def email(identifier: UUID, *, deployment: str = "", common: Common = HERE
 @app.command
 async def send(
     *,
-    sender: Annotated[str, Parameter(name="--from")] = "",
+    sender: Annotated[str, Parameter(name="--from")],
     to: Sequence[str] = (),
     cc: Sequence[str] = (),
     bcc: Sequence[str] = (),
@@ -197,17 +273,32 @@ async def send(
     attach: Sequence[Path] = (),
     answers: UUID | None = None,
     regarding: UUID | None = None,
-    deployment: str = "",
+    deployment: Deployment = "",
     common: Common = HERE,
 ) -> int:
     """Write an email and send it as a user or queue.
+
+    It goes to Pending Send; the router takes it from there, at once if it runs. The subject gets its tracking token,
+    the headers its conversation.
+
+    Example: `email-router crm send --from support@example.com --to carla@customer.example --subject Oven --text -`
 
     Parameters
     ----------
     sender
         Address of the user or queue.
+    to
+        Recipients, each as an address or `"Name" <address>`; may be given several times.
+    cc
+        Copies.
+    bcc
+        Blind copies: they are on no header.
+    subject
+        The subject.
     text
         The body; - reads it from standard input.
+    attach
+        Files to attach.
     answers
         The email activity that it answers: it joins that conversation and record.
     regarding

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from cyclopts import App, Parameter
@@ -16,25 +16,26 @@ from rich.text import Text
 
 from email_router.admin import explain as explaining
 from email_router.app import Router
-from email_router.cli.common import HERE, Common, crm_of, router
+from email_router.cli.common import HERE, LOOK, Common, crm_of, router
 from email_router.cli.output import FAILED, OK, err, out, print_facts, print_json, print_rows
 from email_router.incoming import flow
 from email_router.model.errors import NeedsOperator
 from email_router.model.mailbox import FilterOption
 from email_router.model.outgoing import SendState
+from email_router.model.receipt import Outcome
 from email_router.model.settings import MailboxSettings
 from email_router.settings.problems import suggestion
 
-undeliverable = App(name="undeliverable", help="Messages that could not be filed: kept, shown, retried.")
-outgoing = App(name="outgoing", help="Mail on its way out: what waits, what failed, what is uncertain.")
+undeliverable = App(name="undeliverable", group=LOOK, help="Messages that could not be filed: kept, shown, retried.")
+outgoing = App(name="outgoing", group=LOOK, help="Mail on its way out: what waits, what failed, what is uncertain.")
 
 
 def register(app: App) -> None:
-    app.command(explain)
-    app.command(import_mail, name="import")
-    app.command(decisions)
+    app.command(decisions, group=LOOK)
+    app.command(explain, group=LOOK)
     app.command(undeliverable)
     app.command(outgoing)
+    app.command(import_mail, name="import", group=LOOK)
 
 
 async def explain(
@@ -51,6 +52,10 @@ async def explain(
     Without --deployment no settings and no database are needed: the message is judged alone. With it, the
     deployment's CRM is asked, and the answer is the one that the running router would give.
 
+    Exit code 1 when a file cannot be read; the others are explained.
+
+    Example: `email-router explain --deployment contoso --mailbox support@example.com message.eml`
+
     Parameters
     ----------
     files
@@ -60,7 +65,7 @@ async def explain(
     deployment
         The deployment whose CRM is asked.
     filter
-        Which filter option the mailbox's user has, where no CRM is asked.
+        Which filter option the mailbox's user has; only without --deployment, for the CRM knows it.
     """
     failed = False
     for file, found in await _explained(files, mailbox, deployment, filter, common):
@@ -121,10 +126,13 @@ def _show_explained(found: explaining.Explained) -> None:
     print_facts({f"  {name}": value for name, value in facts.items() if value})
 
 
-async def import_mail(path: Path, *, mailbox: str, since: str = "", common: Common = HERE) -> int:
+async def import_mail(path: Path, /, *, mailbox: str, since: str = "", common: Common = HERE) -> int:
     """Backfill old mail from a Maildir or a directory of *.eml files, with its original times.
 
-    What was imported before is not imported again, so that an import that was broken off is simply run again.
+    What was imported before is not imported again, so that an import that was broken off is simply run again. Nothing
+    is changed in the directory. The router may run meanwhile. Exit code 1 when a message became undeliverable.
+
+    Example: `email-router import --mailbox anna@example.com --since 2025-01-01 /home/anna/Maildir`
 
     Parameters
     ----------
@@ -173,11 +181,16 @@ async def decisions(
     sender: str = "",
     subject: str = "",
     mailbox: str = "",
-    outcome: str = "",
+    outcome: Outcome | None = None,
     limit: int = 50,
     common: Common = HERE,
 ) -> int:
     """What was decided and why, newest first; every condition given must hold.
+
+    One line for each message and deployment, and again when it was tried again. With --json the whole of it: all of
+    the reasons, the candidates that were not taken, what was odd about the message.
+
+    Example: `email-router decisions --sender carla@ --outcome not-tracked`
 
     Parameters
     ----------
@@ -190,13 +203,14 @@ async def decisions(
     mailbox
         The mailbox's address.
     outcome
-        filed, duplicate, not-tracked, undeliverable, vanished or too-old.
+        What became of it. `vanished`: gone from the mailbox before it was read; `too-old`: from before the mailbox was
+        added, where the server must be remembered of it (POP3).
     limit
         At most so many.
     """
     async with router(common) as made:
         rows = await made.decisions.search(
-            message_id=message_id, sender=sender, subject=subject, mailbox=mailbox, outcome=outcome, limit=limit
+            message_id=message_id, sender=sender, subject=subject, mailbox=mailbox, outcome=outcome or "", limit=limit
         )
     if not common.json:
         rows = [row | {"why": str(row["why"]).partition("\n")[0]} for row in rows]
@@ -207,7 +221,10 @@ async def decisions(
 
 @undeliverable.command(name="list")
 async def undeliverable_list(*, common: Common = HERE) -> int:
-    """What is undeliverable now, with its cause and the cure."""
+    """What is undeliverable now, with its cause and the cure.
+
+    Each message is kept whole, and everything behind it in its mailbox was handled. Cure the cause, then retry.
+    """
     async with router(common) as made:
         rows = await made.undeliverable.listing()
     columns = ("id", "created", "mailbox", "sender", "subject", "cause", "cure")
@@ -216,8 +233,20 @@ async def undeliverable_list(*, common: Common = HERE) -> int:
 
 
 @undeliverable.command(name="show")
-async def undeliverable_show(identifier: UUID, *, raw: bool = False, common: Common = HERE) -> int:
-    """One message with its cause; with --raw its bytes, as they came."""
+async def undeliverable_show(
+    identifier: Annotated[UUID, Parameter(name="id")], /, *, raw: bool = False, common: Common = HERE
+) -> int:
+    """One message with its cause, or its bytes.
+
+    Example: `email-router undeliverable show --raw ID > message.eml`
+
+    Parameters
+    ----------
+    identifier
+        From `email-router undeliverable list`.
+    raw
+        The message itself, as it came, to standard output.
+    """
     import sys
 
     async with router(common) as made:
@@ -240,7 +269,15 @@ async def undeliverable_show(identifier: UUID, *, raw: bool = False, common: Com
 async def undeliverable_retry(
     identifiers: Annotated[Sequence[UUID], Parameter(name="id")] = (), /, *, all: bool = False, common: Common = HERE
 ) -> int:
-    """Try these messages again (or --all) at the router's next round, from the bytes that were kept."""
+    """Try these messages again at the router's next round, from the bytes that were kept.
+
+    Parameters
+    ----------
+    identifiers
+        From `email-router undeliverable list`.
+    all
+        All that are open.
+    """
     if not identifiers and not all:
         raise NeedsOperator("No message is named", cure="name ids from `email-router undeliverable list`, or use --all")
     async with router(common) as made:
@@ -254,7 +291,17 @@ async def undeliverable_retry(
 
 @outgoing.command(name="list")
 async def outgoing_list(*, every: bool = False, common: Common = HERE) -> int:
-    """What waits, failed or is uncertain; with --every also what was sent."""
+    """What waits, failed or is uncertain, and what the server said.
+
+    States: `pending` waits for its first or next attempt; `failed` no recipient accepted it; `uncertain` it was handed
+    over and the answer was never seen: look whether it arrived, then `email-router outgoing settle`; `sent`; `canceled`
+    in the CRM before it was sent.
+
+    Parameters
+    ----------
+    every
+        Also what was sent and what was canceled.
+    """
     states = [SendState.PENDING, SendState.UNCERTAIN, SendState.FAILED]
     async with router(common) as made:
         hold = await made.ledger.held()
@@ -267,18 +314,26 @@ async def outgoing_list(*, every: bool = False, common: Common = HERE) -> int:
 
 
 @outgoing.command(name="settle")
-async def outgoing_settle(identifier: UUID, verdict: str, /, *, common: Common = HERE) -> int:
+async def outgoing_settle(
+    identifier: Annotated[UUID, Parameter(name="id")],
+    verdict: Literal["sent", "again", "failed"],
+    /,
+    *,
+    common: Common = HERE,
+) -> int:
     """Decide an uncertain email: was it sent, shall it be sent again, or has it failed?
+
+    Look in the recipient's mailbox, in the log of your mail server (the Message-ID is in `--json`), or ask.
+
+    Example: `email-router outgoing settle 01a21106-0fcd-75a6-8136-cde43c48c7e0 sent`
 
     Parameters
     ----------
     identifier
         From `email-router outgoing list`.
     verdict
-        sent, again or failed.
+        What you found, or want.
     """
-    if verdict not in ("sent", "again", "failed"):
-        raise NeedsOperator(f"{verdict!r} is not possible", cure="write sent, again or failed")
     async with router(common) as made:
         done = await made.outgoing.settle(identifier, verdict)
     if not done:
@@ -292,7 +347,11 @@ async def outgoing_settle(identifier: UUID, verdict: str, /, *, common: Common =
 
 @outgoing.command(name="release")
 async def outgoing_release(*, common: Common = HERE) -> int:
-    """Let outgoing mail go again after a restore or on a new host. Make sure that the original does not run."""
+    """Let outgoing mail go again after a restore or on a new host. Make sure that the original does not run.
+
+    Mail is held when an installation wakes up where it may be a copy: after `email-router restore`, or when the
+    embedded database is started on another host. From now on this host is the one that is known.
+    """
     async with router(common) as made:
         hold = await made.ledger.held()
         await made.installation.release(socket.gethostname())

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from email_router import demo as story
 from email_router.app import CONNECTORS, Router, opened
-from email_router.cli.common import HERE, Common, router
+from email_router.cli.common import HERE, KEEP, LOOK, SERVE, Common, router
 from email_router.cli.output import FAILED, NEEDS_OPERATOR, OK, err, out, print_facts, print_json, print_rows
 from email_router.model.errors import NeedsOperator, RouterError
 from email_router.model.settings import Credentials, Settings
@@ -29,19 +29,28 @@ from email_router.settings.read import read as read_settings
 from email_router.store.secrets import new_key
 from email_router.web.status import served
 
-secret = App(name="secret", help="Stored passwords, encrypted with the installation's key.")
+secret = App(name="secret", group=SERVE, help="Stored passwords, encrypted with the installation's key.")
 
 
 def register(app: App) -> None:
-    for command in (run, demo, publish, status, mailboxes, test_access, backup, restore, doctor):
-        app.command(command)
+    for setting_up in (demo, publish, test_access, doctor, run):
+        app.command(setting_up, group=SERVE)
     app.command(secret)
+    for looking in (status, mailboxes):
+        app.command(looking, group=LOOK)
+    for keeping in (backup, restore):
+        app.command(keeping, group=KEEP)
 
 
 async def run(*, common: Common = HERE) -> int:
-    """Serve all published mailboxes until SIGTERM or Ctrl-C; then finish what is begun and end."""
+    """Serve all published mailboxes until SIGTERM or Ctrl-C; then finish what is begun and end.
+
+    The log goes to standard error, one line per message and per change of a mailbox's state; in JSON with `--json`
+    or `log = "json"` in router.toml. A status page is served where `listen` says (127.0.0.1:8025). What is published
+    while it runs counts at once. Without published settings it runs and waits for some.
+    """
     bootstrap = common.bootstrap()
-    maillog.configure(bootstrap.log)
+    maillog.configure("json" if common.json else bootstrap.log)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -79,6 +88,9 @@ async def _run_with_page(made: Router, listen: str, stop: asyncio.Event) -> None
 async def demo(*, once: bool = False) -> int:
     """Play a story on a complete local system: mail crosses the wire, is tracked, and an answer goes out.
 
+    Everything runs on this machine, on free ports of 127.0.0.1 and in a directory that is removed afterwards: a small
+    mail system, the embedded CRM, the router and its status page. After the story it stays up until Ctrl-C.
+
     Parameters
     ----------
     once
@@ -88,14 +100,19 @@ async def demo(*, once: bool = False) -> int:
 
 
 async def publish(
-    file: Path, *, yes: Annotated[bool, Parameter(alias="-y")] = False, check: bool = False, common: Common = HERE
+    file: Path, /, *, yes: Annotated[bool, Parameter(alias="-y")] = False, check: bool = False, common: Common = HERE
 ) -> int:
     """Validate a settings file, show what it changes, and make it the active revision.
+
+    Errors name the line and the cure, and nothing is changed. A running router follows at once. At a terminal it asks
+    before it publishes; in a pipe it does not.
+
+    Example: `email-router publish --check settings.toml`
 
     Parameters
     ----------
     file
-        The settings as one TOML file; docs/settings.md lists every setting.
+        All settings as one TOML file; docs/settings.md lists each.
     yes
         Do not ask.
     check
@@ -147,7 +164,11 @@ def _confirmed(question: str) -> bool:
 
 
 async def status(*, common: Common = HERE) -> int:
-    """How the router is: mailboxes, decisions, what waits. Exit code 1 when something needs attention."""
+    """How the router is: mailboxes, decisions, what waits. Exit code 1 when something needs attention.
+
+    Attention is needed when a mailbox or a profile has a problem, when outgoing mail is held, and when a message is
+    undeliverable. Works beside a running router, and without one.
+    """
     async with router(common) as made:
         now = await made.snapshot()
     bad = [m for m in now.mailboxes if m["state"] not in ("ok", "new")]
@@ -170,7 +191,13 @@ async def status(*, common: Common = HERE) -> int:
 
 
 async def mailboxes(*, common: Common = HERE) -> int:
-    """Each mailbox and outgoing profile with its state, when it was last looked at, and what is open."""
+    """Each mailbox and outgoing profile with its state, when it was last looked at, and what is open.
+
+    States: `new` not looked at yet; `ok`; `away` its server cannot be reached, tried again by itself; `needs operator`
+    somebody must act, as the error says, tried again ever more gently; `broken` a fault of the router, see the log;
+    `disabled` by the settings. `waiting` counts messages seen without an outcome yet, `older` those from before the
+    mailbox was added (`email-router import` files them), `lag seconds` is the time from delivery to outcome.
+    """
     async with router(common) as made:
         rows = await made.mailboxes.listing()
     columns = ("name", "state", "polled", "waiting", "older", "lag_seconds", "error")
@@ -182,6 +209,10 @@ async def test_access(
     names: Annotated[Sequence[str], Parameter(name="mailbox")] = (), /, *, common: Common = HERE
 ) -> int:
     """Test Access: prove step by step that mailboxes can be received from and sent for. Changes nothing.
+
+    Each step tells what was tried, what the server said, and the cure. Exit code 1 when one failed.
+
+    Example: `email-router test-access anna@example.com`
 
     Parameters
     ----------
@@ -244,8 +275,19 @@ def _show_step(name: str, direction: str, step: ProbeStep, *, as_json: bool) -> 
 
 
 @secret.command(name="set")
-async def secret_set(name: str, *, common: Common = HERE) -> int:
-    """Store a password under a name; the settings refer to it as `secret:NAME`. Read from the terminal or a pipe."""
+async def secret_set(name: str, /, *, common: Common = HERE) -> int:
+    """Store a password under a name; the settings refer to it as `secret:NAME`. Read from the terminal or a pipe.
+
+    It is encrypted with the installation's key (`email-router secret new-key`). A name that is there already gets the
+    new password, which counts from the next login.
+
+    Examples: `email-router secret set office` · `pass show mail/office | email-router secret set office`
+
+    Parameters
+    ----------
+    name
+        Any name, such as that of the profile.
+    """
     value = getpass.getpass(f"Secret {name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
     if not value:
         raise NeedsOperator("The secret is empty; nothing was stored", cure="enter it, or pipe it in")
@@ -257,13 +299,27 @@ async def secret_set(name: str, *, common: Common = HERE) -> int:
 
 @secret.command(name="new-key")
 def secret_new_key() -> int:
-    """Print a new encryption key, for EMAIL_ROUTER_KEY or key_file. Keep it apart from the data."""
+    """Print a new encryption key, for EMAIL_ROUTER_KEY or key_file. Keep it apart from the data.
+
+    Stored passwords can only be read with it, and it is in no backup. Every router of an installation has the same.
+
+    Example: `(umask 077; email-router secret new-key > /etc/email-router/key)`
+    """
     sys.stdout.write(new_key() + "\n")
     return OK
 
 
-async def backup(file: Path, *, common: Common = HERE) -> int:
-    """Write the whole database to one file. Stored secrets stay sealed: keep the key, which is not in it."""
+async def backup(file: Path, /, *, common: Common = HERE) -> int:
+    """Write the whole database to one file. Stored secrets stay sealed: keep the key, which is not in it.
+
+    The router may run meanwhile. A router with the embedded database also makes one each day by itself, in `backups`
+    of its data directory, and keeps seven.
+
+    Parameters
+    ----------
+    file
+        Where to; it appears when it is whole. Only this user can read it: there is mail in it.
+    """
     async with router(common) as made:
         with err.status("Writing the backup …"):
             manifest = await made.backup(file.absolute())
@@ -276,15 +332,18 @@ async def backup(file: Path, *, common: Common = HERE) -> int:
     return OK
 
 
-async def restore(file: Path, *, replace: bool = False, common: Common = HERE) -> int:
+async def restore(file: Path, /, *, replace: bool = False, common: Common = HERE) -> int:
     """Put a backup into this installation. Outgoing mail is held afterwards, and what was waiting is uncertain.
+
+    The original may have sent mail since the backup was taken: settle the uncertain emails (`email-router outgoing
+    list`), then let mail go (`email-router outgoing release`). The router must not run meanwhile.
 
     Parameters
     ----------
     file
         What `email-router backup` wrote.
     replace
-        Throw away what the database holds now.
+        Throw away what the database holds now; without it only an installation without settings is restored into.
     """
     bootstrap = common.bootstrap()
     async with opened(bootstrap) as made:  # not beside a running router: it would go on with what it knows
@@ -302,7 +361,12 @@ async def restore(file: Path, *, replace: bool = False, common: Common = HERE) -
 
 
 async def doctor(*, common: Common = HERE) -> int:
-    """Look for what is wrong with this installation, and say the cure."""
+    """Look for what is wrong with this installation, and say the cure.
+
+    Checks Python, disk, rights, database, settings, outgoing hold, that every password can be read, that the CRM knows
+    whose each mailbox is, and the state of each mailbox. Exit code 3 when something is wrong. It contacts no mail
+    server: `email-router test-access` does.
+    """
     bootstrap = common.bootstrap()
     checks: list[dict[str, Any]] = []
 
