@@ -263,7 +263,7 @@ async def _postpone(ways: Ways, receipts: Sequence[Receipt], error: RouterError,
 async def _take_up_again(ways: Ways, term: Term, report: Report) -> None:
     """Open receipts from before: a router that ended half-way, a CRM that was away, a retry that somebody asked for."""
     while True:
-        waiting = await ways.receipts.waiting(ways.mailbox.address, AT_ONCE)
+        waiting = await ways.receipts.waiting(ways.mailbox.address, ways.folder, AT_ONCE)
         concluded = [r for r in waiting if r.outcome is not None]
         if concluded:
             await _acknowledge(ways, concluded, term)

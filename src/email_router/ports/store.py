@@ -47,8 +47,11 @@ class Receipts(Protocol):
         """
         ...
 
-    async def waiting(self, mailbox: str, limit: int) -> Sequence[Receipt]:
-        """Open receipts of a mailbox whose next attempt is due, oldest first."""
+    async def waiting(self, mailbox: str, folder: str, limit: int) -> Sequence[Receipt]:
+        """Open receipts of a mailbox's folder whose next attempt is due, oldest first.
+
+        Also those of its other folders (an import) that we keep the bytes of: for these no folder is needed.
+        """
         ...
 
     async def postpone(self, receipts: Sequence[Receipt], seconds: float, error: str, term: Term) -> None:

@@ -38,8 +38,10 @@ SELECT id, deployment, mailbox, folder, item, seen, attempts, outcome FROM route
 WHERE closed IS NULL AND mailbox = :mailbox AND folder = :folder AND item = ANY(:items)
 """)
 WAITING = text("""
-SELECT id, deployment, mailbox, folder, item, seen, attempts, outcome FROM router.receipt
-WHERE closed IS NULL AND mailbox = :mailbox AND next_attempt <= now() ORDER BY seen, id LIMIT :limit
+SELECT id, deployment, mailbox, folder, item, seen, attempts, outcome FROM router.receipt AS r
+WHERE closed IS NULL AND mailbox = :mailbox AND next_attempt <= now()
+    AND (folder = :folder OR EXISTS (SELECT 1 FROM router.undeliverable u WHERE u.receipt = r.id AND u.size > 0))
+ORDER BY seen, id LIMIT :limit
 """)
 POSTPONE = text("""
 UPDATE router.receipt SET attempts = attempts + 1, last_error = :error,
@@ -133,9 +135,10 @@ class Receipts:
             rows = await db.execute(OPEN, place | {"items": [k.item for k in keys]})
             return [_receipt(row) for row in rows]
 
-    async def waiting(self, mailbox: str, limit: int) -> Sequence[Receipt]:
+    async def waiting(self, mailbox: str, folder: str, limit: int) -> Sequence[Receipt]:
         async with transaction(self._engine) as db:
-            return [_receipt(row) for row in await db.execute(WAITING, {"mailbox": mailbox, "limit": limit})]
+            rows = await db.execute(WAITING, {"mailbox": mailbox, "folder": folder, "limit": limit})
+            return [_receipt(row) for row in rows]
 
     async def postpone(self, receipts: Sequence[Receipt], seconds: float, error: str, term: Term) -> None:
         async with fenced(self._engine, term) as db:

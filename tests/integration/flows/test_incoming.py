@@ -14,11 +14,14 @@ from sqlalchemy import text
 
 from email_router.crm.embedded.directory import Directory
 from email_router.incoming import flow
+from email_router.mail.memory.server import Server
+from email_router.mail.memory.source import MemorySource
 from email_router.model.errors import Fenced, NeedsOperator, Permanent, Transient
 from email_router.model.filing import FilingItem, FilingResult, NotFiled
 from email_router.model.mailbox import AccessMethod, FilterOption, SourceAction
 from email_router.model.receipt import Outcome, Term
-from tests.fixtures.company import Company, at, company, letter
+from email_router.ports.mail import Login, SourceContext
+from tests.fixtures.company import Company, at, company, letter, no_secret
 
 pytestmark = pytest.mark.database
 
@@ -304,6 +307,34 @@ async def test_a_message_that_vanished_before_it_was_read_again_is_told(acme: Co
     await acme.run(HELP)
     acme.mail.folder(HELP).clear()
     assert (await acme.run(HELP)).outcomes == {Outcome.VANISHED: 1}
+
+
+async def elsewhere(acme: Company, folder: str) -> dict[Outcome, int]:
+    """The flow of another, empty, folder of the same mailbox: an import beside the running router."""
+    context = SourceContext(HELP, folder, Login("", no_secret), None, acme.spool)
+    return (await acme.run(HELP, folder=folder, source=MemorySource(Server(), context))).outcomes
+
+
+async def test_another_folder_of_the_mailbox_is_none_of_our_business(acme: Company) -> None:
+    """Neither may call the other's open mail vanished."""
+    await acme.queue(HELP)
+    acme.filing = flaky = Flaky(acme.filing)
+    flaky.whole.append(Transient("away", retry_after=0.0))
+    acme.mail.deliver(HELP, letter(1, HELP))
+    assert (await acme.run(HELP)).outcomes == {}
+    assert await elsewhere(acme, "import:/old") == {}
+    assert (await acme.run(HELP)).outcomes == {Outcome.FILED: 1}
+
+
+async def test_kept_bytes_of_another_folder_are_retried(acme: Company) -> None:
+    await acme.queue(HELP)
+    acme.filing = flaky = Flaky(acme.filing)
+    flaky.poison["letter 1"] = Permanent("refused")
+    acme.mail.deliver(HELP, letter(1, HELP))
+    assert (await acme.run(HELP)).outcomes == {Outcome.UNDELIVERABLE: 1}
+    flaky.poison.clear()
+    await acme.undeliverable.retry(None)
+    assert await elsewhere(acme, "import:/old") == {Outcome.FILED: 1}
 
 
 async def test_a_server_that_is_away_is_told_to_the_caller(acme: Company) -> None:
