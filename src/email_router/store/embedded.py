@@ -84,6 +84,7 @@ class EmbeddedPostgres:
 
     async def start(self) -> None:
         """Make the cluster if there is none, start it, and return when it answers. Raises NeedsOperator, Transient."""
+        self._refuse_to_be_root_here()
         await self._take_lock()
         try:
             binaries = self._binaries()
@@ -113,6 +114,20 @@ class EmbeddedPostgres:
         """Return the exit code when the server has ended, for whatever reason."""
         return await self._process.wait() if self._process is not None else 0
 
+    def _refuse_to_be_root_here(self) -> None:
+        """An administrator's command as root would leave files that the service's own user cannot write any more."""
+        if os.geteuid() != 0 or not self.directory.exists():
+            return
+        owner = self.directory.stat().st_uid
+        if owner != 0:
+            name = _user_name(owner)
+            raise NeedsOperator(
+                f"This data directory belongs to the user {name}; as root nothing is started on it",
+                where=str(self.directory),
+                cure=f"run it as that user: sudo -u {name} email-router …",
+                scope="router",
+            )
+
     async def _take_lock(self) -> None:
         """Ours for as long as we live. Somebody who only looks (`in_use`) holds it for a moment: tried a few times."""
         if self._lock is not None:
@@ -131,7 +146,7 @@ class EmbeddedPostgres:
             raise NeedsOperator(
                 f"The data directory cannot be written: {error.strerror}",
                 where=str(self.directory),
-                cure="give this user the right to write there, or name another directory with --data",
+                cure="run this as the user whom the directory belongs to, or name another directory with --data",
                 scope="router",
             ) from error
         try:
@@ -344,6 +359,13 @@ def _is_server_on(pid: int, data: Path) -> bool:
     except OSError:
         return False
     return state not in "ZX" and str(data).encode() in command and b"postgres" in command[0]
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _fatal_line(log: Path) -> str:
