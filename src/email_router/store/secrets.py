@@ -1,6 +1,6 @@
 """Secrets at rest: AES-256-GCM with the row's name as associated data: a value moved to another row is refused.
 
-The key comes from `EMAIL_ROUTER_KEY` (base64), a file, or a systemd credential (`email-router-key`); never from beside
+The key comes from `EMAIL_ROUTER_KEY` (base64), a systemd credential (`email-router-key`), or a file; never from beside
 the data unless an administrator puts it there.
 """
 
@@ -20,15 +20,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from email_router.model.errors import NeedsOperator
 from email_router.net.postgres import transaction
 
+CREDENTIAL = "email-router-key"
+"""Name of the systemd credential (`LoadCredential=`)."""
+
 
 def load_key(environ: Mapping[str, str], key_file: Path | None) -> bytes | None:
     """The 32-byte key, or None when none is configured. Raises NeedsOperator for one that cannot be used."""
-    source, encoded = "EMAIL_ROUTER_KEY", environ.get("EMAIL_ROUTER_KEY", "")
-    credential = Path(environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / "email-router-key"
-    for path in (key_file, credential):
-        if not encoded and path is not None and path.exists():
-            source, encoded = str(path), path.read_text().strip()
-    if not encoded:
+    source, encoded = _encoded_key(environ, key_file)
+    if not source:
         return None
     try:
         key = base64.b64decode(encoded, validate=True)
@@ -38,10 +37,30 @@ def load_key(environ: Mapping[str, str], key_file: Path | None) -> bytes | None:
         raise NeedsOperator(
             "The encryption key is not 32 bytes in base64",
             where=source,
-            cure="make one with: openssl rand -base64 32",
+            cure="make one with: email-router secret new-key",
             scope="router",
         )
     return key
+
+
+def _encoded_key(environ: Mapping[str, str], key_file: Path | None) -> tuple[str, str]:
+    """Where the key is, and its text: what the service manager or the environment hands over goes before a file."""
+    if environ.get("EMAIL_ROUTER_KEY"):
+        return "EMAIL_ROUTER_KEY", environ["EMAIL_ROUTER_KEY"]
+    credential = Path(environ["CREDENTIALS_DIRECTORY"]) / CREDENTIAL if "CREDENTIALS_DIRECTORY" in environ else None
+    path = credential if credential is not None and credential.exists() else key_file
+    if path is None:
+        return "", ""
+    try:
+        return str(path), path.read_text().strip()
+    except FileNotFoundError as error:
+        cure = f"put the installation's key there; for a new one: (umask 077; email-router secret new-key > {path})"
+        raise NeedsOperator("The key file is not there", where=str(path), cure=cure, scope="router") from error
+    except (OSError, UnicodeDecodeError) as error:
+        cure = "run this as the user of the router, or give that user the right to read it"
+        raise NeedsOperator(
+            "The key file cannot be read", where=str(path), said=str(error), cure=cure, scope="router"
+        ) from error
 
 
 def new_key() -> str:
@@ -118,7 +137,8 @@ class Secrets:
         if self._key is None:
             raise NeedsOperator(
                 "Stored secrets need an encryption key, and none is configured",
-                cure="set EMAIL_ROUTER_KEY or key_file (openssl rand -base64 32 makes one), the same on each router",
+                cure="set key_file in router.toml or EMAIL_ROUTER_KEY (email-router secret new-key makes one), "
+                "the same on each router",
                 scope="router",
             )
         return self._key
