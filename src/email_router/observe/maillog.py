@@ -68,8 +68,14 @@ def profile_state(profile: str, state: str, error: str = "") -> None:
     (log.warning if error else log.info)("profile", profile=profile, state=state, **({"error": error} if error else {}))
 
 
-def shard(number: int, epoch: int, what: str) -> None:
-    log.info("shard", number=number, epoch=epoch, what=what)
+def serving(shards: int) -> None:
+    """How much of the whole is ours, when that changed."""
+    log.info("serving", shards=shards)
+
+
+def shard_lost(number: int, epoch: int) -> None:
+    """Another router took it over while we were frozen or cut off."""
+    log.warning("shard lost", number=number, epoch=epoch)
 
 
 def bug(where: str, error: BaseException) -> None:

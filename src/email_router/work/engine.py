@@ -134,7 +134,11 @@ class Engine:
 
     async def _sweep(self) -> None:
         """Every 2 s: jobs of dead routers back to work, jobs that are missing entered, the surplus given up."""
+        told = 0
         while True:
+            if told != self.shards:
+                told = self.shards
+                maillog.serving(told)
             with suppress(exceptions.ProcrastinateException, RouterError):
                 await self._rescue(STALE)
                 await self._enter_missing()

@@ -39,14 +39,14 @@ class Shard:
         self._running: dict[str, tuple[Hashable, asyncio.Task[None], asyncio.Event]] = {}
 
     async def run(self) -> None:
-        maillog.shard(self._term.shard, self._term.epoch, "taken")
         try:
             while not (self._stop.is_set() or self._lost.is_set()):
                 await self._reconcile()
                 await self._until_something_happens()
         finally:
             await self._end(list(self._running))
-            maillog.shard(self._term.shard, self._term.epoch, "lost" if self._lost.is_set() else "released")
+            if self._lost.is_set():
+                maillog.shard_lost(self._term.shard, self._term.epoch)
 
     async def _reconcile(self) -> None:
         try:

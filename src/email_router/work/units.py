@@ -46,6 +46,7 @@ async def serve(unit: Unit, term: Term, stop: asyncio.Event) -> None:
     """Serve until `stop` is set or the shard is lost (Fenced)."""
     failures = 0
     pause = 0.0
+    told = ("ok", "")
     while not stop.is_set():
         try:
             async with unit.open() as rounds:
@@ -53,7 +54,7 @@ async def serve(unit: Unit, term: Term, stop: asyncio.Event) -> None:
                     seconds = await rounds.run(term)
                     if failures:
                         maillog.mailbox_state(unit.name, "ok")
-                    failures = 0
+                    failures, told = 0, ("ok", "")
                     unit.state("ok", "")
                     if seconds > 0 and not stop.is_set():
                         await _first(rounds.wait(seconds), stop)
@@ -63,7 +64,9 @@ async def serve(unit: Unit, term: Term, stop: asyncio.Event) -> None:
             failures += 1
             state, pause = _pause(error, failures)
             unit.state(state, str(error))
-            maillog.mailbox_state(unit.name, state, str(error))
+            if (state, str(error)) != told:  # an outage is told once, not at every knock
+                told = (state, str(error))
+                maillog.mailbox_state(unit.name, state, str(error))
             if state == "broken":
                 maillog.bug(unit.name, error)
         if failures and not stop.is_set():
