@@ -31,7 +31,7 @@ from email_router.crm.embedded.records import Records
 from email_router.incoming import flow as incoming
 from email_router.mail import imap, maildir, pop3, smtp
 from email_router.model.errors import NeedsOperator, RouterError, Transient
-from email_router.model.mailbox import SourceAction
+from email_router.model.mailbox import MailboxKind, SourceAction
 from email_router.model.receipt import Term
 from email_router.model.settings import Credentials, Deployment, MailboxSettings, OutgoingProfile, Settings
 from email_router.net.postgres import open_engine, transaction
@@ -167,12 +167,41 @@ class Router:
         return Snapshot(
             revision=settings.revision,
             hold=await self.ledger.held(),
-            mailboxes=await self.mailboxes.listing(),
+            mailboxes=await self.listing(),
             outcomes=await self.decisions.counts(),
             outgoing=await self.outgoing.counts(),
             decisions=await self.decisions.search(limit=50),
             undeliverable=await self.undeliverable.listing(limit=20),
         )
+
+    async def listing(self) -> list[dict[str, Any]]:
+        """How each published mailbox and each outgoing profile in use is; what was removed is not shown any more."""
+        settings = await self.settings()
+        used = {f"outgoing {m.outgoing_profile}" for m in settings.mailboxes.values() if m.enabled}
+        found: list[dict[str, Any]] = []
+        for row in await self.mailboxes.listing():
+            mailbox = settings.mailboxes.get(row["name"])
+            if mailbox is not None and not (mailbox.enabled and mailbox.incoming_profile):
+                found.append(row | {"state": "not read" if mailbox.enabled else "disabled", "error": ""})
+            elif mailbox is not None or row["name"] in used:
+                found.append(row)
+        return found
+
+    async def nobodys(self) -> list[tuple[str, str]]:
+        """Deployment and address of each published mailbox that is no user's and no queue's there: nothing of it can
+        be tracked or sent."""
+        settings = await self.settings()
+        found: list[tuple[str, str]] = []
+        for name, deployment in settings.deployments.items():
+            known = {r.address.casefold() for r in await (await self.crm(deployment)).directory.receivers()}
+            found += [
+                (name, mailbox.address)
+                for mailbox in settings.mailboxes.values()
+                if name in mailbox.deployments
+                and mailbox.kind is not MailboxKind.FORWARD
+                and mailbox.address.casefold() not in known
+            ]
+        return found
 
     # -- work
 

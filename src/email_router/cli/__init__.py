@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from enum import Enum
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
 from email_router import __version__
 from email_router.cli import crm, mail, output, service
+from email_router.cli.common import DEFAULTS
 from email_router.observe import maillog
-
-
-def _worth_saying(default: object) -> str | None:
-    """Defaults that say something; an empty text, an empty list and a plain no do not."""
-    if isinstance(default, Enum):
-        return default.name.lower().replace("_", "-")
-    return str(default) if default not in (None, "", (), False) else None
-
 
 app = App(
     name="email-router",
@@ -29,7 +21,7 @@ Begin with `email-router demo`, then README.md. Every command has `--help`; most
 
 Exit codes: 0 done or all is well; 1 something needs attention; 2 wrong use; 3 somebody must act first, as the message
 says; 75 try again later; 130 interrupted.""",
-    default_parameter=Parameter(negative=(), show_default=_worth_saying),
+    default_parameter=DEFAULTS,
 )
 service.register(app)
 mail.register(app)

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,17 @@ CUSTOMERS = Group("The embedded CRM", sort_key=3)
 KEEP = Group("Keep", sort_key=4)
 EVERYWHERE = Group("Every command", sort_key=9)
 """Panels of the help."""
+
+
+def _worth_saying(default: object) -> str | None:
+    """Defaults that say something; an empty text, an empty list and a plain no do not."""
+    if isinstance(default, Enum):
+        return default.name.lower().replace("_", "-")
+    return str(default) if default not in (None, "", (), False) else None
+
+
+DEFAULTS = Parameter(negative=(), show_default=_worth_saying)
+"""Of every parameter: switches have no opposite, and only a default that says something is shown."""
 
 Deployment = Annotated[str, Parameter(name="--deployment", help="Whose CRM; only needed when several are published.")]
 

@@ -10,8 +10,8 @@ from uuid import UUID
 
 from cyclopts import App, Parameter
 
-from email_router.cli.common import CUSTOMERS, HERE, Common, Deployment, crm_of, router
-from email_router.cli.output import OK, out, print_facts, print_json, print_rows
+from email_router.cli.common import CUSTOMERS, DEFAULTS, HERE, Common, Deployment, crm_of, router
+from email_router.cli.output import OK, print_facts, print_json, print_rows, say
 from email_router.crm.embedded import organization
 from email_router.crm.embedded.actions import TYPES, Draft
 from email_router.mime.addresses import parse as parse_addresses
@@ -23,6 +23,7 @@ from email_router.model.message import Address
 app = App(
     name="crm",
     group=CUSTOMERS,
+    default_parameter=DEFAULTS,
     help="""The embedded CRM: users, queues, customers, cases, email.
 
 Its organization is made by `email-router publish`; users and queues say whose mail is tracked and which.""",
@@ -35,6 +36,7 @@ Forwarded = Annotated[
 ]
 Activity = Annotated[UUID, Parameter(name="id", help="From `email-router crm timeline`.")]
 
+_WORDS = {"incident": "case", "systemuser": "user"}
 LISTED = ("name", "addresses", "id")
 
 
@@ -52,7 +54,7 @@ async def make_organization(name: str, /, *, common: Common = HERE) -> int:
     if common.json:
         print_json({"id": identifier})
     else:
-        out.print(f"{name}: {identifier}")
+        say(f"{name}: {identifier}")
     return OK
 
 
@@ -98,7 +100,7 @@ async def _list(kind: str, deployment: str, search: str, common: Common, columns
         rows = await crm.actions.records(kind, search)
     if not common.json:
         rows = [row | {"ticket": row["fields"].get("ticketnumber", ""), "tracks": _tracks(row)} for row in rows]
-    print_rows(rows, columns, as_json=common.json, empty=f"There is no {kind} here.")
+    print_rows(rows, columns, as_json=common.json, empty=f"There is no {_WORDS.get(kind, kind)} here.")
     return OK
 
 
@@ -221,7 +223,7 @@ def _made(kind: str, name: str, identifier: UUID, common: Common) -> int:
     if common.json:
         print_json({"id": identifier})
     else:
-        out.print(f"{kind} {name}: {identifier}")
+        say(f"{kind} {name}: {identifier}")
     return OK
 
 
@@ -257,8 +259,35 @@ async def email(identifier: Activity, /, *, deployment: Deployment = "", common:
     if common.json:
         print_json(found)
     else:
-        print_facts({name: value for name, value in found.items() if value not in (None, "", [])})
+        print_facts({name: value for name, value in _readable(found).items() if value not in (None, "", [])})
     return OK
+
+
+def _readable(found: Mapping[str, Any]) -> dict[str, Any]:
+    """An activity in the order in which people read an email; all of it is in --json."""
+    parties = found["parties"] or []
+    people = {role: [_party(p) for p in parties if p["role"] == role] for role in ("from", "to", "cc", "bcc")}
+    regarding = f"{_WORDS.get(found['regarding_type'], found['regarding_type'])} {found['regarding_name']}"
+    return {
+        "id": found["id"],
+        "status": f"{found['status']} ({found['direction']})",
+        "subject": found["subject"],
+        **people,
+        "date": found["date"] or found["sent"] or found["created"],
+        "regarding": f"{regarding} ({found['regarding']})" if found["regarding"] else "",
+        "received by": found["received_by"],
+        "queues": found["queues"],
+        "message-id": found["message_id"],
+        "the server said": found["said"],
+        "attachments": [f"{a['name']} ({a['size']:,} bytes)" for a in found["attachments"] or []],
+        "text": f"\n{found['body_text'].strip()}" if found["body_text"] else "",
+    }
+
+
+def _party(party: Mapping[str, Any]) -> str:
+    written = f"{party['name']} <{party['address']}>" if party["name"] else str(party["address"])
+    state = f" ({party['state']})" if party["state"] else ""
+    return written + state + ("" if party["record"] else ", no record")
 
 
 @app.command
@@ -348,8 +377,8 @@ def _one(value: str) -> str:
 
 
 def _kind(kind: str) -> str:
-    names = {"case": "incident", "user": "systemuser"}
-    found = names.get(kind, kind)
+    found = {word: name for name, word in _WORDS.items()}.get(kind, kind)
     if found not in TYPES:
-        raise NeedsOperator(f"{kind!r} is no type of record", cure=f"one of {', '.join(TYPES)}")
+        types = ", ".join(_WORDS.get(name, name) for name in TYPES)
+        raise NeedsOperator(f"{kind!r} is no type of record", cure=f"one of {types}")
     return found

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from email_router.admin import explain as explaining
 from email_router.app import Router
-from email_router.cli.common import HERE, LOOK, Common, crm_of, router
-from email_router.cli.output import FAILED, OK, err, out, print_facts, print_json, print_rows
+from email_router.cli.common import DEFAULTS, HERE, LOOK, Common, crm_of, router
+from email_router.cli.output import FAILED, OK, counted, err, print_facts, print_json, print_rows, say, warn
 from email_router.incoming import flow
 from email_router.model.errors import NeedsOperator
 from email_router.model.mailbox import FilterOption
@@ -26,8 +26,18 @@ from email_router.model.receipt import Outcome
 from email_router.model.settings import MailboxSettings
 from email_router.settings.problems import suggestion
 
-undeliverable = App(name="undeliverable", group=LOOK, help="Messages that could not be filed: kept, shown, retried.")
-outgoing = App(name="outgoing", group=LOOK, help="Mail on its way out: what waits, what failed, what is uncertain.")
+undeliverable = App(
+    name="undeliverable",
+    group=LOOK,
+    default_parameter=DEFAULTS,
+    help="Messages that could not be filed: kept, shown, retried.",
+)
+outgoing = App(
+    name="outgoing",
+    group=LOOK,
+    default_parameter=DEFAULTS,
+    help="Mail on its way out: what waits, what failed, what is uncertain.",
+)
 
 
 def register(app: App) -> None:
@@ -75,7 +85,7 @@ async def explain(
             if common.json:
                 print_json({"file": str(file), "error": cause})
             else:
-                err.print(Text.assemble((f"{file}: ", "bold"), (f"cannot be explained: {cause}", "red")))
+                warn(Text.assemble((f"{file}: ", "bold"), (f"cannot be explained: {cause}", "red")))
         elif common.json:
             print_json(found.as_json())
         else:
@@ -107,12 +117,12 @@ async def _explained(
 def _show_explained(found: explaining.Explained) -> None:
     email, verdict = found.email, found.verdict
     style = "bold green" if verdict.accept else "bold yellow"
-    out.print(Text.assemble((f"{found.file}: ", "bold"), ("tracked" if verdict.accept else "not tracked", style),
+    say(Text.assemble((f"{found.file}: ", "bold"), ("tracked" if verdict.accept else "not tracked", style),
                             f" ({verdict.reason.label})"))  # fmt: skip
     for line in verdict.why:
-        out.print(Text(f"  {line}"))
+        say(Text(f"  {line}"))
     for line in verdict.losing:
-        out.print(Text(f"  not taken: {line}", "bright_black"))
+        say(Text(f"  not taken: {line}", "bright_black"))
     facts: dict[str, Any] = {
         "from": [a.address for a in email.from_],
         "to": [a.address for a in email.to],
@@ -153,7 +163,7 @@ async def import_mail(path: Path, /, *, mailbox: str, since: str = "", common: C
         print_json({"messages": report.messages, "older": report.older, **counts})
     else:
         words = ", ".join(f"{number} {name}" for name, number in sorted(counts.items())) or "nothing new"
-        out.print(f"{report.messages} messages: {words}")
+        say(f"{counted(report.messages, 'message')}: {words}")
     return FAILED if counts.get("undeliverable") else OK
 
 
@@ -285,7 +295,7 @@ async def undeliverable_retry(
     if common.json:
         print_json({"retried": number})
     else:
-        out.print(f"{number} messages will be tried again." if number else "None of these is open.")
+        say(f"{counted(number, 'message')} will be tried again." if number else "None of these is open.")
     return OK if number else FAILED
 
 
@@ -307,7 +317,7 @@ async def outgoing_list(*, every: bool = False, common: Common = HERE) -> int:
         hold = await made.ledger.held()
         rows = await made.outgoing.listing(list(SendState) if every else states)
     if hold:
-        err.print(Text(f"Outgoing mail is held: {hold}", "bold red"))
+        warn(Text(f"Outgoing mail is held: {hold}", "bold red"))
     columns = ("id", "created", "sender", "recipients", "subject", "state", "attempts", "last_error")
     print_rows(rows, columns, as_json=common.json, empty="Nothing waits, nothing failed, nothing is uncertain.")
     return OK
@@ -339,9 +349,7 @@ async def outgoing_settle(
     if not done:
         raise NeedsOperator(f"There is no uncertain email {identifier}", cure="email-router outgoing list")
     if not common.json:
-        out.print(
-            {"sent": "It counts as sent.", "again": "It will be sent again.", "failed": "It has failed."}[verdict]
-        )
+        say({"sent": "It counts as sent.", "again": "It will be sent again.", "failed": "It has failed."}[verdict])
     return OK
 
 
@@ -356,5 +364,5 @@ async def outgoing_release(*, common: Common = HERE) -> int:
         hold = await made.ledger.held()
         await made.installation.release(socket.gethostname())
     if not common.json:
-        out.print(f"Released: {hold}" if hold else "Nothing was held.")
+        say(f"Released: {hold}" if hold else "Nothing was held.")
     return OK

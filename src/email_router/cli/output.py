@@ -26,6 +26,20 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED)
 err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED)
 
 
+def say(line: Text | str) -> None:
+    """One line for a person. It is never broken in two, so that a program that reads it finds all of it."""
+    out.print(_printable(line), soft_wrap=True)
+
+
+def warn(line: Text | str) -> None:
+    """The same on standard error."""
+    err.print(_printable(line), soft_wrap=True)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def print_json(value: Any) -> None:
     """One object on one line."""
     sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
@@ -45,7 +59,7 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column in ("id", "created", "outcome"))
     for row in found:
-        table.add_row(*(Text(_shown(row.get(column))) for column in columns))
+        table.add_row(*(_printable(_shown(row.get(column))) for column in columns))
     out.print(table)
 
 
@@ -55,7 +69,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), Text(_shown(value)))
+        table.add_row(name.replace("_", " "), _printable(_shown(value)))
     out.print(table)
 
 
@@ -64,18 +78,28 @@ def report(error: BaseException) -> int:
     if isinstance(error, Invalid):
         for problem in error.problems:
             line = f"{error.file}:{problem.line}" if problem.line else error.file
-            err.print(Text.assemble((line, "bold"), f"  {problem.key}: ", (problem.what, "red")))
-            err.print(Text(f"    to cure it: {problem.cure}"))
-        err.print(f"{len(error.problems)} problem{'s' if len(error.problems) != 1 else ''}; nothing was changed.")
+            warn(Text.assemble((line, "bold"), f"  {problem.key}: ", (problem.what, "red")))
+            warn(Text(f"    to cure it: {problem.cure}"))
+        warn(f"{counted(len(error.problems), 'problem')}; nothing was changed.")
         return NEEDS_OPERATOR
     if isinstance(error, RouterError):
-        err.print(Text.assemble(("Error: ", "bold red"), error.what))
+        warn(Text.assemble(("Error: ", "bold red"), error.what))
         for name, value in (("where", error.where), ("the other side said", error.said), ("to cure it", error.cure)):
             if value:
-                err.print(Text(f"  {name}: {value}"))
+                warn(Text(f"  {name}: {value}"))
         return TEMPORARY if isinstance(error, Transient) else NEEDS_OPERATOR
-    err.print(Text.assemble(("Error: ", "bold red"), f"{error}" or type(error).__name__))
+    warn(Text.assemble(("Error: ", "bold red"), f"{error}" or type(error).__name__))
     return FAILED
+
+
+def _printable(line: Text | str) -> Text:
+    """Without what steers a terminal: subjects and bodies come from strangers."""
+    text = Text(line) if isinstance(line, str) else line.copy()
+    text.plain = text.plain.translate(_STEERING)  # one for one, so that styles stay where they are
+    return text
+
+
+_STEERING = {n: "\N{REPLACEMENT CHARACTER}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
 
 def _shown(value: Any) -> str:
@@ -87,6 +111,8 @@ def _shown(value: Any) -> str:
         return f"{value:.1f}"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).hex()
     return "" if value is None else str(value)
 
 

@@ -15,10 +15,22 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.text import Text
 
+from email_router import __version__
 from email_router import demo as story
 from email_router.app import CONNECTORS, Router, opened
-from email_router.cli.common import HERE, KEEP, LOOK, SERVE, Common, router
-from email_router.cli.output import FAILED, NEEDS_OPERATOR, OK, err, out, print_facts, print_json, print_rows
+from email_router.cli.common import DEFAULTS, HERE, KEEP, LOOK, SERVE, Common, router
+from email_router.cli.output import (
+    FAILED,
+    NEEDS_OPERATOR,
+    OK,
+    counted,
+    err,
+    print_facts,
+    print_json,
+    print_rows,
+    say,
+    warn,
+)
 from email_router.model.errors import NeedsOperator, RouterError
 from email_router.model.settings import Credentials, Settings
 from email_router.observe import maillog
@@ -27,9 +39,14 @@ from email_router.settings.difference import difference
 from email_router.settings.problems import suggestion
 from email_router.settings.read import read as read_settings
 from email_router.store.secrets import new_key
-from email_router.web.status import served
+from email_router.web.status import CALM, served
 
-secret = App(name="secret", group=SERVE, help="Stored passwords, encrypted with the installation's key.")
+secret = App(
+    name="secret",
+    group=SERVE,
+    default_parameter=DEFAULTS,
+    help="Stored passwords, encrypted with the installation's key.",
+)
 
 
 def register(app: App) -> None:
@@ -57,14 +74,23 @@ async def run(*, common: Common = HERE) -> int:
         loop.add_signal_handler(number, stop.set)
     async with opened(bootstrap) as made:
         settings = await made.settings()
-        err.print(f"Email Router serves {len(settings.mailboxes)} mailboxes of revision {settings.revision}.")
-        if not settings.revision:
-            err.print("No settings are published yet: email-router publish settings.toml")
+        if settings.revision:
+            mailboxes = counted(len(settings.mailboxes), "mailbox", "mailboxes")
+            warn(f"Email Router {__version__} serves {mailboxes} (revision {settings.revision}).")
+        else:
+            warn(f"Email Router {__version__} waits for settings: email-router publish settings.toml")
+        await _tell_nobodys(made)
         hold = await made.ledger.held()
         if hold:
-            err.print(Text(f"Outgoing mail is held: {hold}. To let it go: email-router outgoing release", "bold red"))
+            warn(Text(f"Outgoing mail is held: {hold}. To let it go: email-router outgoing release", "bold red"))
         await _run_with_page(made, bootstrap.listen, stop)
     return OK
+
+
+async def _tell_nobodys(made: Router) -> None:
+    for deployment, address in await made.nobodys():
+        what = f"{address} is no user's and no queue's mailbox in deployment {deployment}: its mail will not be tracked"
+        warn(Text(f"warning: {what} - to cure it: email-router crm add-user NAME {address}, or add-queue", "yellow"))
 
 
 async def _run_with_page(made: Router, listen: str, stop: asyncio.Event) -> None:
@@ -75,10 +101,10 @@ async def _run_with_page(made: Router, listen: str, stop: asyncio.Event) -> None
         page = served(made.snapshot, listen)
         address = await page.__aenter__()
     except (OSError, ValueError) as error:
-        err.print(Text(f"No status page: {listen} cannot be listened on ({error}). Correct `listen`.", "red"))
+        warn(Text(f"No status page: {listen} cannot be listened on ({error}). Correct `listen`.", "red"))
         await made.run(stop)
         return
-    err.print(f"Status page: {address}")
+    warn(f"Status page: {address}")
     try:
         await made.run(stop)
     finally:
@@ -123,13 +149,13 @@ async def publish(
     text = _settings_text(file)
     new, warnings = read_settings(text, KINDS, file=str(file))
     for warning in warnings:
-        err.print(Text(f"warning: {warning}", "yellow"))
+        warn(Text(f"warning: {warning}", "yellow"))
     async with router(common) as made:
         old = await made.settings()
         changes = difference(old if old.revision else None, new)
         if not common.json:
             for change in changes or ("nothing changes",):
-                out.print(Text(f"  {change}"))
+                say(Text(f"  {change}"))
         if check:
             if common.json:
                 print_json({"changes": list(changes)})
@@ -137,10 +163,11 @@ async def publish(
         if changes and not yes and sys.stdin.isatty() and not _confirmed("Publish this?"):
             return FAILED
         number, _ = await made.publish(text, getpass.getuser(), str(file))
-    if common.json:
-        print_json({"revision": number, "changes": list(changes)})
-    else:
-        out.print(f"Revision {number} is active.")
+        if common.json:
+            print_json({"revision": number, "changes": list(changes)})
+        else:
+            say(f"Revision {number} is active.")
+        await _tell_nobodys(made)
     return OK
 
 
@@ -171,14 +198,16 @@ async def status(*, common: Common = HERE) -> int:
     """
     async with router(common) as made:
         now = await made.snapshot()
-    bad = [m for m in now.mailboxes if m["state"] not in ("ok", "new")]
+    bad = [m for m in now.mailboxes if m["state"] not in CALM]
+    profiles = [m for m in now.mailboxes if m["name"].startswith("outgoing ")]
     if common.json:
         print_json(now)
     else:
         print_facts(
             {
                 "revision": now.revision or "none published",
-                "mailboxes": f"{len(now.mailboxes)}, {len(bad)} with a problem",
+                "mailboxes": _how_many(now.mailboxes, bad, profiles=False),
+                "outgoing profiles": _how_many(profiles, bad, profiles=True),
                 "outgoing hold": now.hold or "no",
                 **{f"decided {name}": number for name, number in sorted(now.outcomes.items())},
                 **{f"outgoing {name}": number for name, number in sorted(now.outgoing.items())},
@@ -186,8 +215,13 @@ async def status(*, common: Common = HERE) -> int:
             }
         )
         for mailbox in bad:
-            err.print(Text(f"{mailbox['name']}: {mailbox['state']}: {mailbox['error']}", "red"))
+            warn(Text(f"{mailbox['name']}: {mailbox['state']}: {mailbox['error']}", "red"))
     return FAILED if bad or now.hold or now.undeliverable else OK
+
+
+def _how_many(rows: Sequence[dict[str, Any]], bad: Sequence[dict[str, Any]], *, profiles: bool) -> str:
+    mine = [m for m in rows if m["name"].startswith("outgoing ") is profiles]
+    return f"{len(mine)}, {len([m for m in bad if m in mine]) or 'none'} with a problem" if mine else "none"
 
 
 async def mailboxes(*, common: Common = HERE) -> int:
@@ -199,7 +233,7 @@ async def mailboxes(*, common: Common = HERE) -> int:
     mailbox was added (`email-router import` files them), `lag seconds` is the time from delivery to outcome.
     """
     async with router(common) as made:
-        rows = await made.mailboxes.listing()
+        rows = await made.listing()
     columns = ("name", "state", "polled", "waiting", "older", "lag_seconds", "error")
     print_rows(rows, columns, as_json=common.json, empty="No mailbox is published yet: email-router publish FILE")
     return OK
@@ -269,9 +303,9 @@ def _show_step(name: str, direction: str, step: ProbeStep, *, as_json: bool) -> 
         )
         return
     mark = ("ok    ", "green") if step.ok else ("FAILED", "bold red")
-    out.print(Text.assemble(mark, f" {name} {direction}: {step.tried}", (f"  {step.said}", "bright_black")))
+    say(Text.assemble(mark, f" {name} {direction}: {step.tried}", (f"  {step.said}", "bright_black")))
     if step.cure:
-        out.print(Text(f"       to cure it: {step.cure}"))
+        say(Text(f"       to cure it: {step.cure}"))
 
 
 @secret.command(name="set")
@@ -293,7 +327,7 @@ async def secret_set(name: str, /, *, common: Common = HERE) -> int:
         raise NeedsOperator("The secret is empty; nothing was stored", cure="enter it, or pipe it in")
     async with router(common) as made:
         await made.secrets.store(name, value)
-    err.print(f"Stored. Settings refer to it as secret:{name}")
+    warn(f"Stored. Settings refer to it as secret:{name}")
     return OK
 
 
@@ -326,9 +360,10 @@ async def backup(file: Path, /, *, common: Common = HERE) -> int:
     if common.json:
         print_json(manifest | {"file": str(file), "bytes": file.stat().st_size})
         return OK
-    out.print(f"{file}: {file.stat().st_size:,} bytes, taken {manifest['taken']}")
+    say(f"{file}: {file.stat().st_size:,} bytes, taken {manifest['taken']}")
     if manifest["secrets"]:
-        out.print(f"Its {manifest['secrets']} secrets open only with the key {manifest['key'] or '(none configured)'}.")
+        kept = counted(manifest["secrets"], "stored secret")
+        say(f"Key needed for its {kept}: {manifest['key'] or 'none is configured here'}")
     return OK
 
 
@@ -352,11 +387,9 @@ async def restore(file: Path, /, *, replace: bool = False, common: Common = HERE
     if common.json:
         print_json(manifest | {"uncertain": uncertain})
         return OK
-    out.print(f"Restored the backup of {manifest['taken']} (from {manifest['host']}).")
-    out.print("Outgoing mail is held: the original may have sent mail since. Make sure that it does not run any more,")
-    out.print(
-        f"settle the {uncertain} uncertain emails (email-router outgoing list), then: email-router outgoing release"
-    )
+    say(f"Restored the backup of {manifest['taken']} (from {manifest['host']}).")
+    say("Outgoing mail is held: the original may have sent mail since. Make sure that it does not run any more,")
+    say(f"settle the {uncertain} uncertain emails (email-router outgoing list), then: email-router outgoing release")
     return OK
 
 
@@ -393,15 +426,16 @@ async def doctor(*, common: Common = HERE) -> int:
             print_json(check)
         else:
             mark = ("ok    ", "green") if check["ok"] else ("FAILED", "bold red")
-            out.print(Text.assemble(mark, f" {check['check']}: {check['found']}"))
+            say(Text.assemble(mark, f" {check['check']}: {check['found']}"))
             if check["cure"]:
-                out.print(Text(f"       to cure it: {check['cure']}"))
+                say(Text(f"       to cure it: {check['cure']}"))
     return OK if all(check["ok"] for check in checks) else NEEDS_OPERATOR
 
 
 async def _check_router(made: Router, note: Any) -> None:
     settings = await made.settings()
-    note("settings", settings.revision > 0, f"revision {settings.revision}", "email-router publish settings.toml")
+    revision = f"revision {settings.revision}" if settings.revision else "none are published"
+    note("settings", settings.revision > 0, revision, "email-router publish settings.toml")
     hold = await made.ledger.held()
     note("outgoing", not hold, hold or "not held", "email-router outgoing release")
     kept = settings.incoming.values(), settings.outgoing.values(), settings.mailboxes.values()
@@ -412,6 +446,9 @@ async def _check_router(made: Router, note: Any) -> None:
             note(f"secret {reference}", True, "can be read")
         except RouterError as error:
             note(f"secret {reference}", False, error.what, error.cure)
-    for mailbox in await made.mailboxes.listing():
-        state = mailbox["state"]
-        note(mailbox["name"], state in ("ok", "new"), f"{state} {mailbox['error']}".strip(), "email-router test-access")
+    for deployment, address in await made.nobodys():
+        cure = f"email-router crm add-user NAME {address}, or add-queue, with --deployment {deployment}"
+        note(f"owner of {address}", False, f"it is no user's and no queue's mailbox in deployment {deployment}", cure)
+    for mailbox in await made.listing():
+        found = f"{mailbox['state']}: {mailbox['error']}" if mailbox["error"] else mailbox["state"]
+        note(mailbox["name"], mailbox["state"] in CALM, found, "cure what it says; email-router test-access shows more")

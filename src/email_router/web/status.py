@@ -21,6 +21,8 @@ from email_router.model.errors import RouterError
 
 REFRESH = 5
 """Seconds after which a browser asks again."""
+CALM = frozenset({"ok", "new", "not read", "disabled"})
+"""States of a mailbox that need nobody's attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def _when(value: datetime | None) -> str:
 
 
 def _state(row: dict[str, Any]) -> str:
-    mark = "good" if row["state"] == "ok" else "" if row["state"] == "new" else "bad"
+    mark = "good" if row["state"] == "ok" else "" if row["state"] in CALM else "bad"
     return f'<span class="{mark}">{_text(row["state"])}</span>'
 
 
