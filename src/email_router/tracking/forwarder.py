@@ -18,8 +18,9 @@ from email_router.model.message import ParsedEmail
 MOST_FIELDS = 20
 LONGEST_FIELD = 8192
 
-_COMMENT = re.compile(r"\([^()]*\)")
-_FROM_PEER = re.compile(r"\[(?:IPv6:)?([0-9A-Fa-f:.]{3,45})\]")
+_PEER = re.compile(r"\s*from\s+[^\s()]+\s+\((?:[^\s()\[\]=]+\s+)?\[(?:IPv6:)?([0-9a-f:.]{3,45})\]", re.IGNORECASE)
+"""`from HELO (NAME [ADDRESS]…`: only what stands in the parentheses is from our server (RFC 5321 section 4.4)."""
+_NEVER_QUOTED = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_@")
 _RESULT = re.compile(r"^\s*(dmarc|dkim|spf)\s*=\s*(\w+)", re.IGNORECASE)
 _PROPERTY = re.compile(r"\b(header\.from|header\.d|header\.i|smtp\.mailfrom)\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
 
@@ -95,24 +96,45 @@ def _by_results(fields: Sequence[str], authserv_id: str, domain: str) -> str:
 
 
 def _plain(field: str) -> str:
-    """Without comments, in lower case."""
-    previous = None
-    while previous != field:
-        previous, field = field, _COMMENT.sub(" ", field)
-    return field.casefold()
+    """In lower case, without comments, and quoted text without what could be read as more results.
+
+    The sender chooses what our server quotes, such as the local part of smtp.mailfrom. "" when an end is missing.
+    """
+    out: list[str] = []
+    depth, quoted, escaped = 0, False, False
+    for letter in field.casefold():
+        if escaped:
+            escaped = False
+            letter = "?"
+        elif letter == "\\" and (quoted or depth):
+            escaped = True
+            continue
+        elif letter == '"' and not depth:
+            quoted = not quoted
+            continue
+        elif letter in "()" and not quoted:
+            depth = max(0, depth + (1 if letter == "(" else -1))
+            letter = " "
+        if quoted:
+            out.append(letter if letter in _NEVER_QUOTED else "?")
+        elif not depth:
+            out.append(letter)
+    return "" if quoted or depth else "".join(out)
 
 
 def _by_host(received: str, hosts: Sequence[str]) -> str:
-    head = received.partition(" by ")[0]
-    for text in _FROM_PEER.findall(head)[:1]:
-        try:
-            peer = ipaddress.ip_address(text)
-        except ValueError:
-            return ""
-        for host in hosts:
-            network = ipaddress.ip_network(host, strict=False)
-            if peer.version == network.version and peer in network:
-                return f"handed over by the trusted host {peer}"
+    found = _PEER.match(received)
+    if found is None:
+        return ""
+    try:
+        peer = ipaddress.ip_address(found.group(1))
+    except ValueError:
+        return ""
+    peer = getattr(peer, "ipv4_mapped", None) or peer
+    for host in hosts:
+        network = ipaddress.ip_network(host, strict=False)
+        if peer.version == network.version and peer in network:
+            return f"handed over by the trusted host {peer}"
     return ""
 
 
