@@ -386,7 +386,7 @@ def _conclusion(group: Sequence[Told]) -> Conclusion:
         losing=verdict.losing if verdict is not None else (),
         message_id=email.message_id,
         identity=email.identity,
-        sender=email.from_[0].address if email.from_ else "",
+        sender=email.author.address if email.author is not None else "",
         recipients=tuple(a.address for a in email.recipients[:20]),
         subject=email.subject[:500],
         received=first.seen.raw.received,

@@ -127,3 +127,8 @@ class ParsedEmail:
     @property
     def recipients(self) -> tuple[Address, ...]:
         return self.to + self.cc + self.bcc
+
+    @property
+    def author(self) -> Address | None:
+        """Whom the message is from: the first of From that has an address."""
+        return next((person for person in self.from_ if person.address), None)

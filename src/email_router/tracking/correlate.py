@@ -9,6 +9,9 @@ from email_router.model.evidence import Evidence, Facts, KnownActivity
 from email_router.model.settings import TrackingSettings
 from email_router.model.verdict import Correlation
 
+SKEW = timedelta(days=1)
+"""How far the clocks of two mail systems may differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -48,9 +51,15 @@ def _by_token(evidence: Evidence, facts: Facts, settings: TrackingSettings) -> M
     if settings.use_tokens:
         for found in evidence.tokens:
             parent = facts.by_token.get(found)
-            if parent is not None and evidence.received - parent.created <= timedelta(days=settings.token_wrap_days):
+            if parent is not None and _in_time(evidence, parent, settings):
                 return Match(parent, Correlation.TRACKING_TOKEN, f"its subject carries the tracking token {found}")
     return Match(None, Correlation.NONE, "")
+
+
+def _in_time(evidence: Evidence, parent: KnownActivity, settings: TrackingSettings) -> bool:
+    """Tokens repeat when their counter wraps: a parent from long ago, or from after the message, is another's."""
+    age = evidence.received - parent.created
+    return -SKEW <= age <= timedelta(days=settings.token_wrap_days)
 
 
 def _nothing(evidence: Evidence, settings: TrackingSettings) -> str:

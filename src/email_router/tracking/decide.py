@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC
 from uuid import UUID
 
 from email_router.model.evidence import Evidence, Facts, KnownActivity, RecordRef
@@ -65,6 +66,7 @@ def _accepted(
     if regarding is None:
         case = next((_case(r, evidence, record, new_id) for r, _ in accepting if r.makes_cases), None)
     queues = tuple(r.id for r, _ in accepting if r.kind is MailboxKind.QUEUE)
+    parties, left_out = resolve.parties(evidence, facts, record)
     return Verdict(
         accept=True,
         reason=reason,
@@ -74,11 +76,11 @@ def _accepted(
         correlated=match.parent.id if match.parent is not None else None,
         regarding=RecordRef("incident", case.id, case.title, case.owner) if case is not None else regarding,
         new_case=case,
-        parties=resolve.parties(evidence, facts, record),
+        parties=parties,
         owner=owner,
         accepting=first.id,
         queues=queues,
-        losing=(*match.losing, *losing),
+        losing=(*match.losing, *losing, *left_out),
     )
 
 
@@ -227,7 +229,7 @@ def _case(queue: Receiver, evidence: Evidence, record: RecordRef | None, new_id:
 
 
 def _duplicate(known: KnownActivity) -> Verdict:
-    when = f"{known.created:%Y-%m-%d %H:%M} UTC"
+    when = f"{known.created.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     words = f"Already tracked: the same message was filed on {when}; this mailbox is added to it."
     return Verdict(False, Reason.DUPLICATE, known.id, (words,), Correlation.SKIPPED, regarding=known.regarding)
 

@@ -17,11 +17,10 @@ def extract(incoming: IncomingEmail, settings: TrackingSettings) -> Evidence:
     references = email.references
     if len(references) > NEWEST_REFERENCES + 1:
         references = (references[0], *references[-NEWEST_REFERENCES:])
-    sender = email.from_[0] if email.from_ and email.from_[0].address else None
     return Evidence(
         identity=email.identity,
         message_id=email.message_id,
-        sender=sender,
+        sender=email.author,
         recipients=email.recipients,
         to=email.to,
         cc=email.cc,

@@ -42,15 +42,19 @@ def sender(
     return best[0], tuple(f"{_words(r)} also has the sender's address" for r in best[1:])
 
 
-def parties(evidence: Evidence, facts: Facts, resolved: RecordRef | None) -> tuple[Party, ...]:
-    """All participants. One address may give several parties; Bcc of received mail is never shown."""
+def parties(evidence: Evidence, facts: Facts, resolved: RecordRef | None) -> tuple[tuple[Party, ...], tuple[str, ...]]:
+    """All participants, and in words who is left out of a crowd.
+
+    One address may give several parties; Bcc of received mail is never shown.
+    """
     out: list[Party] = []
     if evidence.sender is not None:
         out.append(Party(PartyRole.FROM, evidence.sender.address, evidence.sender.name, resolved))
     for role, people in ((PartyRole.TO, evidence.to), (PartyRole.CC, evidence.cc)):
         for person in people:
             out.extend(_parties(role, person, facts.records.get(person.key, ())))
-    return tuple(out[:MOST_PARTIES])
+    left_out = (f"only the first {MOST_PARTIES} of {len(out)} participants are kept",) if out[MOST_PARTIES:] else ()
+    return tuple(out[:MOST_PARTIES]), left_out
 
 
 def _parties(role: PartyRole, person: Address, records: Sequence[RecordRef]) -> list[Party]:

@@ -127,7 +127,7 @@ class Filing:
             clean(email.subject),
             clean(email.text),
             clean(email.html),
-            clean(email.from_[0].address if email.from_ else ""),
+            clean(email.author.address if email.author is not None else ""),
             clean(email.message_id) or made_message_id(email.identity),
             clean(email.in_reply_to[0] if email.in_reply_to else ""),
             [clean(r) for r in email.references],
