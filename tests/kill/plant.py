@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 
 from email_router.app import Crm, Router, opened
-from email_router.crm.embedded.actions import Draft
+from email_router.crm.embedded.writing import Draft
 from email_router.mime.identity import identity_of
 from email_router.model.ids import new_id
 from email_router.model.mailbox import FilterOption, MailboxKind, Receiver

@@ -13,7 +13,8 @@ from cyclopts import App, Parameter
 from email_router.cli.common import CUSTOMERS, DEFAULTS, HERE, Common, Deployment, crm_of, router
 from email_router.cli.output import OK, print_facts, print_json, print_rows, say
 from email_router.crm.embedded import organization
-from email_router.crm.embedded.actions import TYPES, Draft
+from email_router.crm.embedded.actions import TYPES
+from email_router.crm.embedded.writing import Draft
 from email_router.mime.addresses import parse as parse_addresses
 from email_router.model.errors import NeedsOperator
 from email_router.model.ids import new_id

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from email_router.crm.embedded.actions import Draft
+from email_router.crm.embedded.writing import Draft
 from email_router.demo import messages
 from email_router.demo.enclosures import drawing, order_form
 from email_router.demo.messages import ANNA, BOB, CARLA, DANIEL, SUPPORT, Letter

@@ -107,7 +107,10 @@ class Attempt:
 
 class Ledger(Protocol):
     async def open(self, emails: Sequence[OutgoingEmail], profile: str, term: Term) -> Sequence[LedgerRow]:
-        """Enter emails with their stamps (Message-ID, Date) fixed; those already entered are left out."""
+        """Enter emails with their stamps (Message-ID, Date) fixed; those already entered are left out.
+
+        An email that failed, of which the CRM was told, is a new one when the CRM gives it out again.
+        """
         ...
 
     async def due(self, profile: str, limit: int, term: Term) -> Sequence[LedgerRow]:

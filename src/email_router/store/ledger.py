@@ -30,6 +30,10 @@ from email_router.net.postgres import clean, transaction
 from email_router.ports.store import Attempt
 from email_router.store.shards import fenced
 
+FORGET_FAILED = text("""
+DELETE FROM router.ledger AS l USING unnest(CAST(:email AS uuid[]), CAST(:deployment AS text[])) AS t(email, deployment)
+WHERE l.email = t.email AND l.deployment = t.deployment AND l.state = 'failed' AND l.settled
+""")
 ENTER = text("""
 INSERT INTO router.ledger (id, email, deployment, profile, sender, subject, message_id, date, envelope_id, shard)
 SELECT t.*, :shard FROM unnest(CAST(:id AS uuid[]), CAST(:email AS uuid[]), CAST(:deployment AS text[]),
@@ -93,6 +97,8 @@ class Ledger:
         now = datetime.now(UTC)
         rows = [_row(email, profile, now) for email in emails]
         async with fenced(self._engine, term) as db:
+            again = {"email": [r.email for r in rows], "deployment": [r.deployment for r in rows]}
+            await db.execute(FORGET_FAILED, again)
             entered = await db.execute(
                 ENTER,
                 {

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from email_router.crm.embedded.actions import Draft
+from email_router.crm.embedded.writing import Draft
 from email_router.model.errors import Fenced, NeedsOperator, Permanent, Transient
 from email_router.model.message import Address, Content
 from email_router.model.outgoing import Envelope, RecipientResult, RecipientState, SendState

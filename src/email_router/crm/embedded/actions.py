@@ -1,91 +1,64 @@
-"""What people do in the embedded CRM: make users, queues, customers and cases, read a timeline, send email."""
+"""What people do in the embedded CRM: make users, queues, customers and cases, read a timeline, write email."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from email_router.crm.embedded import bulk
-from email_router.mime.addresses import normalise
-from email_router.mime.contents import BytesContent
+from email_router.crm.embedded.status import EmailStatus
+from email_router.crm.embedded.writing import Writing, stored_address
 from email_router.model.errors import Permanent
 from email_router.model.ids import new_id
 from email_router.model.mailbox import MailboxKind, Receiver
-from email_router.model.message import Address
-from email_router.model.settings import TrackingSettings
 from email_router.net.postgres import clean, transaction
-from email_router.tracking import token
 
-DRAFT, PENDING_SEND = 1, 6
-STATUS = {
-    1: "Draft",
-    2: "Completed",
-    3: "Sent",
-    4: "Received",
-    5: "Canceled",
-    6: "Pending Send",
-    7: "Sending",
-    8: "Failed",
-}
-TYPES = ("account", "contact", "lead", "opportunity", "incident", "systemuser", "queue", "equipment", "team")
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """An email as a person writes it. `answers` is the activity that it replies to."""
-
-    sender: str
-    to: tuple[Address, ...]
-    subject: str
-    text: str
-    cc: tuple[Address, ...] = ()
-    bcc: tuple[Address, ...] = ()
-    html: str = ""
-    regarding: UUID | None = None
-    answers: UUID | None = None
-    attachments: tuple[tuple[str, str, bytes], ...] = ()
-    """Name, media type and content of each."""
+TYPES = (
+    "account",
+    "contact",
+    "lead",
+    "opportunity",
+    "incident",
+    "systemuser",
+    "queue",
+    "equipment",
+    "team",
+    "businessunit",
+)
+"""Types of records that every organization has; each may carry email addresses, and so may types of its own."""
 
 
-class Actions:
+class Actions(Writing):
     """One organization of the embedded CRM, as its people use it."""
 
-    def __init__(self, engine: AsyncEngine, organization: UUID, settings: TrackingSettings) -> None:
-        self._engine = engine
-        self._organization = organization
-        self._settings = settings
-
     async def add_receiver(self, receiver: Receiver) -> UUID:
-        """A user or a queue with its mailbox address. An address that is there already keeps its id and is changed."""
+        """A user or a queue with its mailbox address. An address that is there already keeps its id and is changed.
+
+        Raises Permanent when the address is a queue's and a user is meant, or the other way round.
+        """
         kind = "queue" if receiver.kind is MailboxKind.QUEUE else "systemuser"
-        address = _address(receiver.address)
+        address = stored_address(receiver.address)
         async with transaction(self._engine) as db:
-            found = await db.execute(
-                text("SELECT id FROM crm.receiver WHERE organization = :o AND key = :k"),
-                {"o": self._organization, "k": address.casefold()},
-            )
-            known = found.scalar()
-            identifier = known or receiver.id
+            await db.execute(text("SELECT 1 FROM crm.organization WHERE id = :o FOR UPDATE"), {"o": self._organization})
+            known = (await db.execute(_KNOWN, {"o": self._organization, "k": address.casefold()})).first()
             if known is None:
-                await self._insert(db, identifier, kind, receiver.name, receiver.owner, [address], None, {})
-            else:
-                await db.execute(
-                    text(
-                        "UPDATE crm.record SET name = :name, owner = :owner, active = :active, modified = now() "
-                        "WHERE id = :id"
-                    ),
-                    {"id": known, "name": receiver.name, "owner": receiver.owner, "active": receiver.enabled},
-                )
-            await db.execute(_RECEIVER, self._receiver_values(identifier, receiver, address))
-        return UUID(str(identifier))
+                await self._insert(db, receiver.id, kind, receiver.name, receiver.owner, [address], None, {})
+            elif known.type != kind:
+                raise Permanent(f"{address} is the {_word(known.type)} {known.name}", cure="choose another address")
+            identifier = UUID(str(known.id)) if known is not None else receiver.id
+            await db.execute(_NAME, {"id": identifier, "name": clean(receiver.name), "owner": receiver.owner,
+                                     "active": receiver.enabled})  # fmt: skip
+            if known is None:
+                number = await self._next(db, "user_counter")
+                await db.execute(_ENTER, {"id": identifier, "o": self._organization, "key": address.casefold(),
+                                          "address": address, "number": number})  # fmt: skip
+            await db.execute(_CHANGE, _access(identifier, receiver))
+        return identifier
 
     async def add_record(
         self,
@@ -100,12 +73,32 @@ class Actions:
         """An account, contact, lead, opportunity, case or another record; each of its addresses is found by mail."""
         identifier = new_id()
         async with transaction(self._engine) as db:
+            for other in (owner, customer):
+                if other is not None:
+                    await self._check_record(db, other)
             extra = dict(fields or {})
             if kind == "incident" and "ticketnumber" not in extra:
-                extra["ticketnumber"] = f"CAS-{await self._next_case(db):05d}"
-            known = [_address(a) for a in addresses]
+                extra["ticketnumber"] = f"CAS-{await self._next(db, 'case_counter'):05d}"
+            known = [stored_address(a) for a in addresses]
             await self._insert(db, identifier, kind, name, owner, known, customer, extra)
         return identifier
+
+    async def change_record(
+        self, record: UUID, *, name: str = "", addresses: Sequence[str] | None = None, active: bool | None = None
+    ) -> None:
+        """Another name, other addresses, in use or not; what is not given stays. Raises Permanent."""
+        async with transaction(self._engine) as db:
+            await self._check_record(db, record)
+            await db.execute(
+                text(
+                    "UPDATE crm.record SET name = coalesce(NULLIF(:name, ''), name), "
+                    "active = coalesce(CAST(:active AS boolean), active), modified = now() WHERE id = :id"
+                ),
+                {"id": record, "name": clean(name), "active": active},
+            )
+            if addresses is not None:
+                await db.execute(text("DELETE FROM crm.address WHERE record = :id"), {"id": record})
+                await self._index(db, record, [stored_address(a) for a in addresses])
 
     async def records(self, kind: str, search: str = "", limit: int = 100) -> list[dict[str, Any]]:
         """Records of one type, newest first; `search` in name and addresses."""
@@ -122,7 +115,7 @@ class Actions:
             rows = await db.execute(text(_TIMELINE), {"o": self._organization, "record": record, "limit": limit})
             found = [dict(row._mapping) for row in rows]
         for row in found:
-            row["status"] = STATUS[row["status"]]
+            row["status"] = EmailStatus(row["status"]).label
         return list(reversed(found))
 
     async def activity(self, identifier: UUID) -> dict[str, Any] | None:
@@ -133,35 +126,16 @@ class Actions:
         if row is None:
             return None
         found = dict(row._mapping)
-        found["status"] = STATUS[found["status"]]
+        found["status"] = EmailStatus(found["status"]).label
         return found
 
-    def content(self, sha256: bytes) -> AsyncIterator[bytes]:
-        """An attachment's bytes."""
-        return bulk.read(self._engine, "crm.content_chunk", "sha256", sha256)
+    def content(self, activity: UUID, sha256: bytes) -> AsyncIterator[bytes]:
+        """The bytes of an activity's attachment."""
+        return bulk.content(self._engine, self._organization, activity, sha256)
 
     def raw(self, activity: UUID) -> AsyncIterator[bytes]:
         """The message as it came, while it is kept."""
-        return bulk.read(self._engine, "crm.raw_chunk", "activity", activity)
-
-    async def send(self, draft: Draft) -> UUID:
-        """Write an email and put it into Pending Send with its tracking token and the headers of its conversation.
-
-        Raises Permanent when the sender is no user or queue of this organization, or there is no recipient.
-        """
-        if not (draft.to or draft.cc or draft.bcc):
-            raise Permanent("The email has no recipient", cure="name at least one")
-        identifier = new_id()
-        async with transaction(self._engine) as db:
-            sender = await self._sender(db, draft.sender)
-            parent = await self._parent(db, draft.answers)
-            subject, issued = self._stamped(draft.subject, parent, sender)
-            contents = {hashlib.sha256(d).digest(): BytesContent(d) for _, _, d in draft.attachments}
-            await bulk.store_contents(db, dict(contents))
-            await db.execute(_SEND, self._send_values(identifier, draft, sender, parent, subject, issued))
-            await self._send_details(db, identifier, draft, sender)
-            await db.execute(text("SELECT pg_notify('crm_pending_send', '')"))
-        return identifier
+        return bulk.raw(self._engine, self._organization, activity)
 
     # -- parts
 
@@ -191,139 +165,59 @@ class Actions:
                 "fields": Jsonb(fields),
             },
         )
+        await self._index(db, identifier, addresses)
+
+    async def _index(self, db: AsyncConnection, record: UUID, addresses: Sequence[str]) -> None:
         for n, address in enumerate(addresses):
             await db.execute(
                 text("INSERT INTO crm.address (record, organization, n, key, address) VALUES (:r, :o, :n, :k, :a)"),
-                {"r": identifier, "o": self._organization, "n": n, "k": address.casefold(), "a": address},
+                {"r": record, "o": self._organization, "n": n, "k": address.casefold(), "a": address},
             )
 
-    def _receiver_values(self, identifier: UUID, receiver: Receiver, address: str) -> dict[str, Any]:
-        return {
-            "id": identifier,
-            "o": self._organization,
-            "key": address.casefold(),
-            "address": address,
-            "incoming": int(receiver.incoming),
-            "outgoing": int(receiver.outgoing),
-            "approval": int(receiver.approval),
-            "filter": int(receiver.filter_option),
-            "makes_cases": receiver.makes_cases,
-            "title": receiver.case_title,
-            "priority": receiver.case_priority,
-        }
-
-    async def _next_case(self, db: AsyncConnection) -> int:
+    async def _next(self, db: AsyncConnection, counter: str) -> int:
         taken = await db.execute(
-            text("UPDATE crm.organization SET case_counter = case_counter + 1 WHERE id = :o RETURNING case_counter"),
+            text(f"UPDATE crm.organization SET {counter} = {counter} + 1 WHERE id = :o RETURNING {counter}"),
             {"o": self._organization},
         )
         return int(taken.scalar_one())
 
-    async def _sender(self, db: AsyncConnection, address: str) -> Any:
-        """The sending user or queue with its next message number: the counter of its tracking tokens."""
-        row = await db.execute(
-            text(
-                "UPDATE crm.receiver AS v SET token_counter = token_counter + 1 FROM crm.record r "
-                "WHERE v.organization = :o AND v.key = :key AND r.id = v.id "
-                "RETURNING v.id, v.address, v.token_number, v.token_counter, r.name, r.owner, r.type"
-            ),
-            {"o": self._organization, "key": address.casefold()},
-        )
-        found = row.first()
-        if found is None:
-            raise Permanent(
-                f"{address} is no user or queue of this organization",
-                cure="send as a user or queue (email-router crm users, email-router crm queues)",
-            )
-        return found
 
-    async def _parent(self, db: AsyncConnection, answers: UUID | None) -> Any:
-        if answers is None:
-            return None
-        found = await db.execute(
-            text("SELECT * FROM crm.activity WHERE id = :id AND organization = :o"),
-            {"id": answers, "o": self._organization},
-        )
-        parent = found.first()
-        if parent is None:
-            raise Permanent(f"There is no email activity {answers} to answer", cure="see: email-router crm timeline")
-        return parent
-
-    def _stamped(self, subject: str, parent: Any, sender: Any) -> tuple[str, str]:
-        """Subject and token. A conversation keeps the token that its subject carries already."""
-        subject = clean(subject)
-        if not self._settings.use_tokens:
-            return subject[: self._settings.maximum_subject], ""
-        carried = token.find(subject, self._settings)
-        if parent is not None and parent.token and parent.token in carried:
-            return subject[: self._settings.maximum_subject], parent.token
-        issued = token.issue(self._settings, sender.token_number, sender.token_counter)
-        return token.append_token(subject, issued, self._settings.maximum_subject), issued
-
-    def _send_values(
-        self, identifier: UUID, draft: Draft, sender: Any, parent: Any, subject: str, issued: str
-    ) -> dict[str, Any]:
-        references = [*parent.refs, parent.message_id] if parent is not None and parent.message_id else []
-        return {
-            "id": identifier,
-            "o": self._organization,
-            "subject": subject,
-            "text": clean(draft.text),
-            "html": clean(draft.html),
-            "sender": sender.address,
-            "in_reply_to": parent.message_id if parent is not None else "",
-            "refs": list(dict.fromkeys(references)),
-            "token": issued,
-            "regarding": draft.regarding or (parent.regarding if parent is not None else None),
-            "owner": sender.owner if sender.type == "queue" else sender.id,
-            "correlated": parent.id if parent is not None else None,
-        }
-
-    async def _send_details(self, db: AsyncConnection, identifier: UUID, draft: Draft, sender: Any) -> None:
-        people = [("from", Address(sender.name, sender.address))]
-        people += [(role, p) for role in ("to", "cc", "bcc") for p in getattr(draft, role)]
-        for n, (role, person) in enumerate(people):
-            await db.execute(
-                _PARTY,
-                {
-                    "activity": identifier,
-                    "n": n,
-                    "role": role,
-                    "address": _address(person.address),
-                    "name": clean(person.name),
-                    "key": person.key,
-                    "o": self._organization,
-                },
-            )
-        await bulk.copy(
-            db,
-            "crm.attachment",
-            "activity, n, name, content_type, size, sha256, content_id, inline",
-            ("uuid", "int4", "text", "text", "int8", "bytea", "text", "bool"),
-            [
-                (identifier, n, Path(name).name, kind, len(data), hashlib.sha256(data).digest(), "", False)
-                for n, (name, kind, data) in enumerate(draft.attachments)
-            ],
-        )
+def _access(identifier: UUID, receiver: Receiver) -> dict[str, Any]:
+    return {
+        "id": identifier,
+        "incoming": int(receiver.incoming),
+        "outgoing": int(receiver.outgoing),
+        "approval": int(receiver.approval),
+        "filter": int(receiver.filter_option),
+        "makes_cases": receiver.makes_cases,
+        "title": clean(receiver.case_title),
+        "priority": receiver.case_priority,
+    }
 
 
-def _address(value: str) -> str:
-    """An address as it is stored everywhere: lower-case A-label domain."""
-    return normalise(clean(value.strip())) or clean(value.strip())
+def _word(kind: str) -> str:
+    return "user" if kind == "systemuser" else kind
 
 
 def _escaped(search: str) -> str:
     return clean(search).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-_RECEIVER = text("""
-INSERT INTO crm.receiver (id, organization, key, address, incoming, outgoing, approval, filter_option, makes_cases,
-    case_title, case_priority, token_number)
-SELECT :id, :o, :key, :address, :incoming, :outgoing, :approval, :filter, :makes_cases, :title, :priority,
-    (SELECT count(*) + 1 FROM crm.receiver WHERE organization = :o)
-ON CONFLICT (id) DO UPDATE SET incoming = excluded.incoming, outgoing = excluded.outgoing,
-    approval = excluded.approval, filter_option = excluded.filter_option, makes_cases = excluded.makes_cases,
-    case_title = excluded.case_title, case_priority = excluded.case_priority
+_KNOWN = text("""
+SELECT v.id, r.type, r.name FROM crm.receiver v JOIN crm.record r ON r.id = v.id
+WHERE v.organization = :o AND v.key = :k
+""")
+_NAME = text("""
+UPDATE crm.record SET name = :name, owner = :owner, active = :active, modified = now() WHERE id = :id
+""")
+_ENTER = text("""
+INSERT INTO crm.receiver (id, organization, key, address, incoming, outgoing, approval, filter_option, token_number)
+VALUES (:id, :o, :key, :address, 0, 0, 0, 0, :number)
+""")
+_CHANGE = text("""
+UPDATE crm.receiver SET incoming = :incoming, outgoing = :outgoing, approval = :approval, filter_option = :filter,
+    makes_cases = :makes_cases, case_title = :title, case_priority = :priority
+WHERE id = :id
 """)
 _RECORDS = """
 SELECT r.id, r.name, r.active, r.owner, r.customer, c.name AS customer_name, r.fields, r.created,
@@ -356,14 +250,3 @@ SELECT a.*, r.name AS regarding_name, r.type AS regarding_type,
         ORDER BY q.name) AS queues
 FROM crm.activity a LEFT JOIN crm.record r ON r.id = a.regarding WHERE a.id = :id AND a.organization = :o
 """
-_SEND = text("""
-INSERT INTO crm.activity (id, organization, direction, status, subject, body_text, body_html, sender, message_id,
-    in_reply_to, refs, token, regarding, owner, correlated, pending_since)
-VALUES (:id, :o, 'outgoing', 6, :subject, :text, :html, :sender, '', :in_reply_to, :refs, :token, :regarding, :owner,
-    :correlated, now())
-""")
-_PARTY = text("""
-INSERT INTO crm.party (activity, n, role, address, name, record)
-VALUES (:activity, :n, :role, :address, :name, (SELECT a.record FROM crm.address a JOIN crm.record r ON r.id = a.record
-    WHERE a.organization = :o AND a.key = :key ORDER BY r.created LIMIT 1))
-""")

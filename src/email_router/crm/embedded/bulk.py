@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection as Driver
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from email_router.model.message import Content
@@ -64,13 +64,33 @@ async def store_contents(db: AsyncConnection, contents: dict[bytes, Content]) ->
     await copy(db, "crm.content_chunk", "sha256, n, data", ("bytea", "int4", "bytea"), rows)
 
 
-async def read(engine: AsyncEngine, table: str, column: str, key: UUID | bytes) -> AsyncIterator[bytes]:
-    """The chunks of one content in order, one in memory at a time."""
-    statement = text(f"SELECT data FROM {table} WHERE {column} = :key AND n = :n")
+_CONTENT = text("""
+SELECT c.data FROM crm.content_chunk c WHERE c.sha256 = :sha256 AND c.n = :n AND EXISTS (
+    SELECT 1 FROM crm.attachment t JOIN crm.activity a ON a.id = t.activity
+    WHERE a.id = :activity AND a.organization = :organization AND t.sha256 = c.sha256)
+""")
+_RAW = text("""
+SELECT c.data FROM crm.raw_chunk c JOIN crm.activity a ON a.id = c.activity
+WHERE a.id = :activity AND a.organization = :organization AND c.n = :n
+""")
+
+
+def content(engine: AsyncEngine, organization: UUID, activity: UUID, sha256: bytes) -> AsyncIterator[bytes]:
+    """The bytes of an attachment of that organization's activity, in chunks. Contents are shared, activities never."""
+    return _chunks(engine, _CONTENT, {"organization": organization, "activity": activity, "sha256": sha256})
+
+
+def raw(engine: AsyncEngine, organization: UUID, activity: UUID) -> AsyncIterator[bytes]:
+    """The message as it came, in chunks."""
+    return _chunks(engine, _RAW, {"organization": organization, "activity": activity})
+
+
+async def _chunks(engine: AsyncEngine, statement: TextClause, values: Mapping[str, object]) -> AsyncIterator[bytes]:
+    """In order, one in memory at a time."""
     n = 0
     while True:
         async with transaction(engine) as db:
-            data = (await db.execute(statement, {"key": key, "n": n})).scalar()
+            data = (await db.execute(statement, {**values, "n": n})).scalar()
         if data is None:
             return
         yield bytes(data)

@@ -15,15 +15,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from email_router.crm.embedded import bulk
 from email_router.crm.embedded.organization import fenced
+from email_router.crm.embedded.status import EmailStatus
 from email_router.model.message import Address
 from email_router.model.outgoing import AttachmentRef, OutgoingEmail, SendState, Settlement
 from email_router.model.receipt import Term
 from email_router.net.postgres import clean, transaction
 
-SENT, PENDING_SEND, SENDING, FAILED, CANCELED = 3, 6, 7, 8, 5
-"""statuscode of an email on its way out."""
-
-STATUS = {SendState.SENT: SENT, SendState.FAILED: FAILED, SendState.CANCELED: CANCELED}
+STATUS = {
+    SendState.PENDING: EmailStatus.SENDING,
+    SendState.UNCERTAIN: EmailStatus.SENDING,
+    SendState.SENT: EmailStatus.SENT,
+    SendState.FAILED: EmailStatus.FAILED,
+    SendState.CANCELED: EmailStatus.CANCELED,
+}
 
 _COLUMNS = """a.id, a.sender, a.subject, a.body_text, a.body_html, a.in_reply_to, a.refs, a.importance, a.read_receipt,
     a.delivery_receipt, a.pending_since,
@@ -39,21 +43,22 @@ LOAD = text(
 CLAIM = text(
     """
 WITH pending AS (
-    SELECT a.id FROM unnest(CAST(:senders AS text[])) AS s(sender)
+    SELECT a.id, a.status, a.claimed FROM unnest(CAST(:senders AS text[])) AS s(sender)
     CROSS JOIN LATERAL (
-        SELECT id, pending_since, row_number() OVER (ORDER BY pending_since, id) AS turn FROM crm.activity
+        SELECT id, status, claimed, pending_since, row_number() OVER (ORDER BY pending_since, id) AS turn
+        FROM crm.activity
         WHERE organization = :organization AND sender = s.sender AND status = 6
         ORDER BY pending_since, id LIMIT :limit
     ) AS a ORDER BY a.turn, a.pending_since LIMIT :limit
 ), stale AS (
-    SELECT id FROM crm.activity
+    SELECT id, status, claimed FROM crm.activity
     WHERE organization = :organization AND sender = ANY(:senders) AND status = 7
         AND ((claim_shard = :shard AND claim_epoch < :epoch) OR claimed < now() - interval '30 minutes')
     ORDER BY pending_since LIMIT :limit
 )
 UPDATE crm.activity AS a SET status = 7, claimed = now(), claim_shard = :shard, claim_epoch = :epoch
-FROM (SELECT id FROM pending UNION SELECT id FROM stale) AS c
-WHERE a.id = c.id AND a.status IN (6, 7)
+FROM (SELECT * FROM pending UNION ALL SELECT * FROM stale) AS c
+WHERE a.id = c.id AND a.status = c.status AND a.claimed IS NOT DISTINCT FROM c.claimed
 RETURNING """
     + _COLUMNS
 )
@@ -62,13 +67,15 @@ UPDATE crm.activity AS a SET status = t.status, message_id = t.message_id, attem
     sent = CASE WHEN t.status = 3 THEN coalesce(a.sent, now()) ELSE a.sent END
 FROM unnest(CAST(:ids AS uuid[]), CAST(:statuses AS integer[]), CAST(:message_ids AS text[]),
     CAST(:attempts AS integer[]), CAST(:said AS text[])) AS t(id, status, message_id, attempts, said)
-WHERE a.id = t.id AND a.organization = :organization AND a.status IN (3, 6, 7, 8)
+WHERE a.id = t.id AND a.organization = :organization
+    AND (a.status IN (3, 7, 8) OR (a.status = 5 AND t.status = 3))
 """)
+"""What was handed over before it was canceled is Sent all the same."""
 SETTLE_PARTIES = text("""
 UPDATE crm.party AS p SET state = t.state, said = t.said
 FROM unnest(CAST(:ids AS uuid[]), CAST(:addresses AS text[]), CAST(:states AS text[]), CAST(:said AS text[]))
-    AS t(id, address, state, said)
-WHERE p.activity = t.id AND p.address = t.address AND p.role <> 'from'
+    AS t(id, address, state, said) JOIN crm.activity a ON a.id = t.id AND a.organization = :organization
+WHERE p.activity = t.id AND p.address = t.address AND p.role <> 'from' AND a.status <> 6
 """)
 
 
@@ -98,7 +105,7 @@ class Outbox:
             return [self._email(row) for row in rows]
 
     def attachment(self, email: UUID, ref: AttachmentRef) -> AsyncIterator[bytes]:
-        return bulk.read(self._engine, "crm.content_chunk", "sha256", ref.sha256)
+        return bulk.content(self._engine, self._organization, email, ref.sha256)
 
     async def settle(self, settlements: Sequence[Settlement], term: Term) -> None:
         results = [(s.email, r) for s in settlements for r in s.results]
@@ -108,7 +115,7 @@ class Outbox:
                 {
                     "organization": self._organization,
                     "ids": [s.email for s in settlements],
-                    "statuses": [STATUS.get(s.state, SENDING) for s in settlements],
+                    "statuses": [int(STATUS[s.state]) for s in settlements],
                     "message_ids": [clean(s.message_id) for s in settlements],
                     "attempts": [s.attempts for s in settlements],
                     "said": [clean(_words(s)) for s in settlements],
@@ -118,6 +125,7 @@ class Outbox:
                 await db.execute(
                     SETTLE_PARTIES,
                     {
+                        "organization": self._organization,
                         "ids": [email for email, _ in results],
                         "addresses": [r.address for _, r in results],
                         "states": [r.state.value for _, r in results],
