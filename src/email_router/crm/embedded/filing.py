@@ -2,7 +2,8 @@
 
 What may fail: the database goes away (Transient; nothing of the batch is there), or one item cannot be stored (the
 batch is rolled back and replayed item by item, so that only that one is not filed). A message that is there already,
-whoever filed it, is not filed again: its activity gets the further receiver.
+whoever filed it, is not filed again: its activity gets the further receiver. And what answers a message that could not
+be filed is not filed either, but judged again (Transient): nothing ever points to what is not there.
 """
 
 from __future__ import annotations
@@ -20,15 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from email_router.crm.embedded import bulk
 from email_router.crm.embedded.organization import fenced
 from email_router.mime.identity import made_message_id
-from email_router.model.errors import Permanent, RouterError
+from email_router.model.errors import Permanent, RouterError, Transient
 from email_router.model.evidence import RecordRef
 from email_router.model.filing import Filed, FilingItem, FilingResult, NotFiled
+from email_router.model.message import ParsedEmail
 from email_router.model.receipt import Term
 from email_router.model.verdict import NewCase
 from email_router.net.postgres import clean, transaction
-
-RECEIVED = 4
-"""statuscode of a received email."""
 
 ENTER = """
 INSERT INTO crm.activity (id, organization, direction, identity, status, subject, body_text, body_html, sender,
@@ -41,6 +40,7 @@ EXISTING = text("""
 SELECT id, identity, regarding FROM crm.activity
 WHERE organization = :organization AND direction = 'incoming' AND identity = ANY(:identities)
 """)
+PARENTS = text("SELECT id FROM crm.activity WHERE organization = :organization AND id = ANY(:ids)")
 TICKETS = text("""
 UPDATE crm.organization SET case_counter = case_counter + :count WHERE id = :organization RETURNING case_counter
 """)
@@ -55,6 +55,7 @@ SELECT * FROM unnest(CAST(:queues AS uuid[]), CAST(:activities AS uuid[])) ON CO
 """)
 _COPIES = """
 FROM unnest(CAST(:activities AS uuid[]), CAST(:addresses AS text[])) AS t(activity, address)
+JOIN crm.activity a ON a.id = t.activity AND a.organization = :organization
 LEFT JOIN crm.receiver v ON v.organization = :organization AND v.key = lower(t.address)
 LEFT JOIN crm.record r ON r.id = v.id
 """
@@ -97,26 +98,48 @@ class Filing:
     async def relink(self, activity: UUID, record: RecordRef) -> None:
         async with transaction(self._engine) as db:
             await db.execute(
-                text("UPDATE crm.activity SET regarding = :r WHERE id = :a AND organization = :o"),
+                text(
+                    "UPDATE crm.activity SET regarding = :r WHERE id = :a AND organization = :o "
+                    "AND EXISTS (SELECT 1 FROM crm.record WHERE id = :r AND organization = :o)"
+                ),
                 {"r": record.id, "a": activity, "o": self._organization},
             )
 
     async def _file(self, items: Sequence[FilingItem], term: Term) -> Sequence[FilingResult]:
         async with fenced(self._engine, term) as db:
-            ordered = sorted(items, key=lambda item: item.incoming.email.identity)  # two batches wait, never deadlock
-            cursor = (await bulk.driver(db)).cursor()
-            async with cursor:
-                await cursor.executemany(ENTER, [self._row(item) for item in ordered])
-            there = await self._existing(db, items)
-            new = [i for i in items if there[i.incoming.email.identity][0] == i.verdict.activity]
-            moved = _moved(items, there)
+            orphans = await self._orphans(db, items)
+            accepted = [item for item in items if item.verdict.activity not in orphans]
+            there = await self._enter(db, accepted)
+            new = [i for i in accepted if there[i.incoming.email.identity][0] == i.verdict.activity]
+            moved = _moved(accepted, there)
             await self._make_cases(db, [i.verdict.new_case for i in new if i.verdict.new_case])
             await self._details(db, new)
             if moved:
-                await _regard(db, new, moved)
-            await _received_by(db, [_receiving(i, there) for i in items])
-            await db.execute(QUEUE_ITEMS, _queue_items(items, there))
-        return [self._result(i, there, moved) for i in items]
+                await _follow(db, new, moved)
+            await _received_by(db, [_receiving(i, there) for i in accepted])
+            await db.execute(QUEUE_ITEMS, _queue_items(accepted, there))
+        return [_ORPHAN if i.verdict.activity in orphans else self._result(i, there, moved) for i in items]
+
+    async def _orphans(self, db: AsyncConnection, items: Sequence[FilingItem]) -> frozenset[UUID]:
+        """Activities that would answer one that is not there: their parent could not be filed."""
+        here = {item.verdict.activity for item in items}
+        asked = {i.verdict.correlated for i in items if i.verdict.correlated is not None} - here
+        if not asked:
+            return frozenset()
+        found = await db.execute(PARENTS, {"organization": self._organization, "ids": list(asked)})
+        gone = asked - {row.id for row in found}
+        for item in items:  # parents come before their answers
+            if item.verdict.correlated in gone:
+                gone.add(item.verdict.activity)
+        return frozenset(gone & here)
+
+    async def _enter(self, db: AsyncConnection, items: Sequence[FilingItem]) -> dict[bytes, tuple[UUID, UUID | None]]:
+        """The activities' rows, in the order of their identities: two batches wait for each other, never deadlock."""
+        ordered = sorted(items, key=lambda item: item.incoming.email.identity)
+        cursor = (await bulk.driver(db)).cursor()
+        async with cursor:
+            await cursor.executemany(ENTER, [self._row(item) for item in ordered])
+        return await self._existing(db, items)
 
     def _row(self, item: FilingItem) -> tuple[Any, ...]:
         email, verdict = item.incoming.email, item.verdict
@@ -137,7 +160,7 @@ class Filing:
             verdict.owner,
             verdict.accepting,
             clean(item.incoming.receiving),
-            _importance(item),
+            importance_of(email),
             email.size,
             email.date,
             item.incoming.received,
@@ -207,23 +230,30 @@ class Filing:
 
 
 def _moved(items: Sequence[FilingItem], there: dict[bytes, tuple[UUID, UUID | None]]) -> dict[UUID, UUID]:
-    """Cases that were not made because another router filed their message first: their id and the one that stands."""
+    """Activities and cases that were not made, because another router filed their message first: their ids and those
+    that stand in their place.
+    """
     moved: dict[UUID, UUID] = {}
     for item in items:
         activity, regarding = there[item.incoming.email.identity]
-        if item.verdict.new_case is not None and activity != item.verdict.activity and regarding is not None:
-            moved[item.verdict.new_case.id] = regarding
+        if activity != item.verdict.activity:
+            moved[item.verdict.activity] = activity
+            if item.verdict.new_case is not None and regarding is not None:
+                moved[item.verdict.new_case.id] = regarding
     return moved
 
 
-async def _regard(db: AsyncConnection, items: Sequence[FilingItem], moved: dict[UUID, UUID]) -> None:
-    await db.execute(
-        text(
-            "UPDATE crm.activity AS a SET regarding = t.stands FROM unnest(CAST(:planned AS uuid[]), "
-            "CAST(:stands AS uuid[])) AS t(planned, stands) WHERE a.id = ANY(:ids) AND a.regarding = t.planned"
-        ),
-        {"planned": list(moved), "stands": list(moved.values()), "ids": [i.verdict.activity for i in items]},
-    )
+async def _follow(db: AsyncConnection, items: Sequence[FilingItem], moved: dict[UUID, UUID]) -> None:
+    """What answers a message that stands elsewhere belongs there."""
+    values = {"planned": list(moved), "stands": list(moved.values()), "ids": [i.verdict.activity for i in items]}
+    for column in ("regarding", "correlated"):
+        await db.execute(
+            text(
+                f"UPDATE crm.activity AS a SET {column} = t.stands FROM unnest(CAST(:planned AS uuid[]), "
+                f"CAST(:stands AS uuid[])) AS t(planned, stands) WHERE a.id = ANY(:ids) AND a.{column} = t.planned"
+            ),
+            values,
+        )
 
 
 async def _received_by(db: AsyncConnection, rows: Sequence[tuple[UUID, str, UUID | None]]) -> None:
@@ -241,9 +271,8 @@ def _queue_items(items: Sequence[FilingItem], there: dict[bytes, tuple[UUID, UUI
     return {"queues": [queue for _, queue in pairs], "activities": [activity for activity, _ in pairs]}
 
 
-def _importance(item: FilingItem) -> int:
+def importance_of(email: ParsedEmail) -> int:
     """0 low, 1 normal, 2 high, from Importance or X-Priority."""
-    email = item.incoming.email
     word = (email.header("Importance") or email.header("X-Priority")).strip().casefold()
     if word.startswith(("high", "1", "2")):
         return 2
@@ -257,3 +286,8 @@ def _not_filed(error: Exception) -> NotFiled:
         cure="report it with the message; retry it after an update",
     )
     return NotFiled(told, "".join(traceback.format_exception(error)))
+
+
+_ORPHAN = NotFiled(
+    Transient("The message that it answers could not be filed", cure="it is judged again, without it", retry_after=0.0)
+)
