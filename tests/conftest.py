@@ -6,6 +6,12 @@ import importlib.util
 
 pytest_plugins = [
     name
-    for name in ("tests.fixtures.database", "tests.fixtures.dovecot", "tests.fixtures.postfix")
+    for name in (
+        "tests.fixtures.database",
+        "tests.fixtures.dovecot",
+        "tests.fixtures.postfix",
+        "tests.fixtures.post",
+        "tests.fixtures.terminal",
+    )
     if importlib.util.find_spec(name)
 ]

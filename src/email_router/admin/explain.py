@@ -9,6 +9,7 @@ from typing import Any
 
 from email_router.mime.parse import parse
 from email_router.mime.received import received_in
+from email_router.mime.structure import Limits
 from email_router.model.evidence import Facts
 from email_router.model.filing import IncomingEmail
 from email_router.model.ids import new_id
@@ -22,6 +23,8 @@ from email_router.tracking.decide import decide
 from email_router.tracking.extract import extract
 
 HEADER = 64 * 1024
+MOST = Limits().total_bytes
+"""Bytes from which a file is no message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,18 @@ def incoming(data: bytes, mailbox: str) -> IncomingEmail:
     return IncomingEmail(email, received, receiving)
 
 
+def read(file: Path) -> bytes:
+    """The message. Raises OSError, and ValueError for what is larger than any message (or has no end)."""
+    with file.open("rb") as stream:
+        data = stream.read(MOST + 1)
+    if len(data) > MOST:
+        raise ValueError(f"it is larger than {MOST >> 20} MB")
+    return data
+
+
 def alone(file: Path, mailbox: str, option: FilterOption) -> Explained:
     """From the message alone: a user of that mailbox with that filter, and a CRM that knows nobody."""
-    item = incoming(file.read_bytes(), mailbox)
+    item = incoming(read(file), mailbox)
     user = Receiver(new_id(), MailboxKind.USER, item.receiving, item.receiving, filter_option=option)
     tracking = TrackingSettings()
     facts = Facts(receivers={item.receiving.casefold(): (user,)})
@@ -83,7 +95,7 @@ def alone(file: Path, mailbox: str, option: FilterOption) -> Explained:
 
 async def asked(file: Path, mailbox: str, deployment: str, judge: Judge) -> Explained:
     """As the running router would decide now: the CRM's records are looked up, nothing is changed."""
-    item = incoming(file.read_bytes(), mailbox)  # noqa: ASYNC240
+    item = incoming(read(file), mailbox)
     [verdict] = await judge.judge([item])
     return Explained(str(file), item.email, item.receiving, f"deployment {deployment}, as it is now", verdict)
 

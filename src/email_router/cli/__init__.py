@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from email_router import __version__
-from email_router.cli import crm, mail, output, service
+from email_router.cli import activities, crm, mail, output, service
 from email_router.cli.common import DEFAULTS
 from email_router.observe import maillog
 
@@ -26,6 +26,7 @@ says; 75 try again later; 130 interrupted.""",
 service.register(app)
 mail.register(app)
 app.command(crm.app)
+activities.register(crm.app)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `email-router decisions | head`
-        sys.stderr.close()
+        output.hang_up()
         return output.OK
     except Exception as error:
         return output.report(error)
@@ -46,4 +47,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    output.forgiving()
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        output.hang_up()
+    sys.exit(code)

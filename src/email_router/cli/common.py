@@ -13,7 +13,9 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from email_router.app import Crm, Router, opened
+from email_router.mime.addresses import normalise
 from email_router.model.errors import NeedsOperator
+from email_router.model.settings import Settings
 from email_router.settings.bootstrap import Bootstrap, load
 from email_router.settings.problems import suggestion
 
@@ -26,10 +28,10 @@ EVERYWHERE = Group("Every command", sort_key=9)
 
 
 def _worth_saying(default: object) -> str | None:
-    """Defaults that say something; an empty text, an empty list and a plain no do not."""
+    """Defaults that say something; an empty text, an empty list and a switch do not."""
     if isinstance(default, Enum):
         return default.name.lower().replace("_", "-")
-    return str(default) if default not in (None, "", (), False) else None
+    return str(default) if default not in (None, "", ()) and not isinstance(default, bool) else None
 
 
 DEFAULTS = Parameter(negative=(), show_default=_worth_saying)
@@ -83,3 +85,12 @@ async def crm_of(made: Router, name: str) -> Crm:
             cure = f"--deployment: {suggestion(name, names)}"
         raise NeedsOperator(what, cure=cure)
     return await made.crm(settings.deployments[name])
+
+
+def published(settings: Settings, address: str) -> str:
+    """The published mailbox of that address, however it is spelt. Raises NeedsOperator."""
+    wanted = (normalise(address) or address).casefold()
+    for name in settings.mailboxes:
+        if name.casefold() == wanted:
+            return name
+    raise NeedsOperator(f"There is no mailbox {address!r}", cure=suggestion(address, settings.mailboxes))

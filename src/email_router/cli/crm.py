@@ -1,25 +1,22 @@
-"""`email-router crm`: the embedded CRM from the command line."""
+"""`email-router crm`: users, queues and records of the embedded CRM."""
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from cyclopts import App, Parameter
 
+from email_router.app import Crm
 from email_router.cli.common import CUSTOMERS, DEFAULTS, HERE, Common, Deployment, crm_of, router
-from email_router.cli.output import OK, print_facts, print_json, print_rows, say
+from email_router.cli.output import OK, print_json, print_rows, say
 from email_router.crm.embedded import organization
 from email_router.crm.embedded.actions import TYPES
-from email_router.crm.embedded.writing import Draft
-from email_router.mime.addresses import parse as parse_addresses
 from email_router.model.errors import NeedsOperator
 from email_router.model.ids import new_id
 from email_router.model.mailbox import AccessMethod, Approval, FilterOption, MailboxKind, Receiver
-from email_router.model.message import Address
 
 app = App(
     name="crm",
@@ -35,9 +32,20 @@ Filter = Annotated[FilterOption, Parameter(name="--filter", help="Which of the m
 Forwarded = Annotated[
     bool, Parameter(name="--forward-mailbox", help="Mail comes by a forward mailbox instead of a mailbox of its own.")
 ]
-Activity = Annotated[UUID, Parameter(name="id", help="From `email-router crm timeline`.")]
+Sends = Annotated[bool, Parameter(name="--send", negative="--no-send", help="Whether its mail goes out by the router.")]
+Enabled = Annotated[bool, Parameter(name="--enable", negative="--disable", help="Whether it is in use.")]
+Approved = Annotated[
+    bool,
+    Parameter(
+        name="--approve",
+        negative="--no-approve",
+        help="Whether the address is approved: without that nothing is tracked or sent, unless the deployment's "
+        "settings say `approved_users_only = false` (or `approved_queues_only`).",
+    ),
+]
 
 _WORDS = {"incident": "case", "systemuser": "user"}
+_TYPES = {word: name for name, word in _WORDS.items()}
 LISTED = ("name", "addresses", "id")
 
 
@@ -101,7 +109,7 @@ async def _list(kind: str, deployment: str, search: str, common: Common, columns
         rows = await crm.actions.records(kind, search)
     if not common.json:
         rows = [row | {"ticket": row["fields"].get("ticketnumber", ""), "tracks": _tracks(row)} for row in rows]
-    print_rows(rows, columns, as_json=common.json, empty=f"There is no {_WORDS.get(kind, kind)} here.")
+    print_rows(rows, columns, as_json=common.json, empty=f"There is no {word(kind)} here.")
     return OK
 
 
@@ -118,7 +126,9 @@ async def add_user(
     *,
     filter: Filter = FilterOption.IN_RESPONSE,
     forward_mailbox: Forwarded = False,
-    approve: Annotated[bool, Parameter(negative="--no-approve")] = True,
+    approve: Approved = True,
+    send: Sends = True,
+    enable: Enabled = True,
     deployment: Deployment = "",
     common: Common = HERE,
 ) -> int:
@@ -132,13 +142,18 @@ async def add_user(
         As people know the user.
     address
         The address of the mailbox, as in the settings.
-    approve
-        Whether the address is approved: without that nothing is tracked or sent, unless the deployment's settings say
-        `approved_users_only = false`.
     """
-    incoming = AccessMethod.FORWARD_MAILBOX if forward_mailbox else AccessMethod.ROUTER
-    approval = Approval.APPROVED if approve else Approval.PENDING
-    user = Receiver(new_id(), MailboxKind.USER, name, _one(address), incoming, approval=approval, filter_option=filter)
+    user = Receiver(
+        new_id(),
+        MailboxKind.USER,
+        name,
+        an_address(address),
+        _incoming(forward_mailbox),
+        _outgoing(send),
+        _approval(approve),
+        filter,
+        enabled=enable,
+    )
     return await _add_receiver(user, deployment, common)
 
 
@@ -151,7 +166,12 @@ async def add_queue(
     filter: Filter = FilterOption.ALL,
     makes_cases: bool = False,
     case_title: str = "{subject}",
+    case_priority: Literal["high", "normal", "low"] = "normal",
+    owner: str = "",
     forward_mailbox: Forwarded = False,
+    approve: Approved = True,
+    send: Sends = True,
+    enable: Enabled = True,
     deployment: Deployment = "",
     common: Common = HERE,
 ) -> int:
@@ -168,27 +188,55 @@ async def add_queue(
     makes_cases
         Mail that belongs to no record yet makes a case.
     case_title
-        Title of such a case; `{subject}` stands for the subject.
+        Title of such a case; `{subject}` stands for the subject, `{sender}` for the sender's address.
+    case_priority
+        Priority of such a case.
+    owner
+        Address of the user who owns what is filed for the queue, and its cases.
     """
-    incoming = AccessMethod.FORWARD_MAILBOX if forward_mailbox else AccessMethod.ROUTER
     queue = Receiver(
         new_id(),
         MailboxKind.QUEUE,
         name,
-        _one(address),
-        incoming,
-        filter_option=filter,
+        an_address(address),
+        _incoming(forward_mailbox),
+        _outgoing(send),
+        _approval(approve),
+        filter,
+        enabled=enable,
         makes_cases=makes_cases,
         case_title=case_title,
+        case_priority={"high": 1, "normal": 2, "low": 3}[case_priority],
     )
-    return await _add_receiver(queue, deployment, common)
+    return await _add_receiver(queue, deployment, common, owner)
 
 
-async def _add_receiver(receiver: Receiver, deployment: str, common: Common) -> int:
+def _incoming(forward_mailbox: bool) -> AccessMethod:
+    return AccessMethod.FORWARD_MAILBOX if forward_mailbox else AccessMethod.ROUTER
+
+
+def _outgoing(send: bool) -> AccessMethod:
+    return AccessMethod.ROUTER if send else AccessMethod.NONE
+
+
+def _approval(approve: bool) -> Approval:
+    return Approval.APPROVED if approve else Approval.PENDING
+
+
+async def _add_receiver(receiver: Receiver, deployment: str, common: Common, owner: str = "") -> int:
     async with router(common) as made:
         crm = await crm_of(made, deployment)
+        if owner:
+            receiver = replace(receiver, owner=await _user(crm, owner))
         identifier = await crm.actions.add_receiver(receiver)
-    return _made(receiver.kind.value, receiver.name, identifier, common)
+    return told(receiver.kind.value, receiver.name, identifier, common)
+
+
+async def _user(crm: Crm, address: str) -> UUID:
+    for known in await crm.directory.receivers():
+        if known.kind is MailboxKind.USER and known.address.casefold() == address.casefold():
+            return known.id
+    raise NeedsOperator(f"There is no user {address}", cure="email-router crm users")
 
 
 @app.command(name="add")
@@ -216,170 +264,63 @@ async def add(
     """
     async with router(common) as made:
         crm = await crm_of(made, deployment)
-        identifier = await crm.actions.add_record(_kind(kind), name, [_one(a) for a in addresses])
-    return _made(kind, name, identifier, common)
+        identifier = await crm.actions.add_record(_kind(kind), name, [an_address(a) for a in addresses])
+    return told(kind, name, identifier, common)
 
 
-def _made(kind: str, name: str, identifier: UUID, common: Common) -> int:
-    if common.json:
-        print_json({"id": identifier})
-    else:
-        say(f"{kind} {name}: {identifier}")
-    return OK
-
-
-@app.command
-async def timeline(
-    record: UUID | None = None, /, *, deployment: Deployment = "", limit: int = 50, common: Common = HERE
+@app.command(name="change")
+async def change(
+    record: UUID,
+    /,
+    *,
+    name: str = "",
+    address: Sequence[str] | None = None,
+    enable: Annotated[bool | None, Parameter(name="--enable", negative="--disable")] = None,
+    deployment: Deployment = "",
+    common: Common = HERE,
 ) -> int:
-    """Email of a record (a case, a contact …), oldest first; of the whole organization without one.
+    """Change a record; what is not named stays as it is.
 
     Parameters
     ----------
     record
-        The id that `email-router crm cases` and the other lists show.
-    limit
-        The newest so many.
+        The id that the lists show.
+    name
+        What it is called from now on.
+    address
+        All of its addresses from now on; may be given several times.
+    enable
+        Whether it is in use. Of several records with a sender's address those in use come first.
     """
     async with router(common) as made:
         crm = await crm_of(made, deployment)
-        rows = await crm.actions.timeline(record, limit)
-    columns = ("created", "direction", "status", "sender", "recipients", "subject", "regarding", "id")
-    print_rows(rows, columns, as_json=common.json, empty="There is no email yet.")
-    return OK
+        addresses = [an_address(a) for a in address] if address is not None else None
+        await crm.actions.change_record(record, name=name, addresses=addresses, active=enable)
+    return told("changed", name, record, common)
 
 
-@app.command
-async def email(identifier: Activity, /, *, deployment: Deployment = "", common: Common = HERE) -> int:
-    """One email activity, whole: parties, text, attachments, what it is regarding."""
-    async with router(common) as made:
-        crm = await crm_of(made, deployment)
-        found = await crm.actions.activity(identifier)
-    if found is None:
-        raise NeedsOperator(f"There is no email {identifier}", cure="email-router crm timeline")
+def told(kind: str, name: str, identifier: UUID, common: Common) -> int:
     if common.json:
-        print_json(found)
+        print_json({"id": identifier})
     else:
-        print_facts({name: value for name, value in _readable(found).items() if value not in (None, "", [])})
+        say(f"{kind} {name}".rstrip() + f": {identifier}")
     return OK
 
 
-def _readable(found: Mapping[str, Any]) -> dict[str, Any]:
-    """An activity in the order in which people read an email; all of it is in --json."""
-    parties = found["parties"] or []
-    people = {role: [_party(p) for p in parties if p["role"] == role] for role in ("from", "to", "cc", "bcc")}
-    regarding = f"{_WORDS.get(found['regarding_type'], found['regarding_type'])} {found['regarding_name']}"
-    return {
-        "id": found["id"],
-        "status": f"{found['status']} ({found['direction']})",
-        "subject": found["subject"],
-        **people,
-        "date": found["date"] or found["sent"] or found["created"],
-        "regarding": f"{regarding} ({found['regarding']})" if found["regarding"] else "",
-        "received by": found["received_by"],
-        "queues": found["queues"],
-        "message-id": found["message_id"],
-        "the server said": found["said"],
-        "attachments": [f"{a['name']} ({a['size']:,} bytes)" for a in found["attachments"] or []],
-        "text": f"\n{found['body_text'].strip()}" if found["body_text"] else "",
-    }
-
-
-def _party(party: Mapping[str, Any]) -> str:
-    written = f"{party['name']} <{party['address']}>" if party["name"] else str(party["address"])
-    state = f" ({party['state']})" if party["state"] else ""
-    return written + state + ("" if party["record"] else ", no record")
-
-
-@app.command
-async def send(
-    *,
-    sender: Annotated[str, Parameter(name="--from")],
-    to: Sequence[str] = (),
-    cc: Sequence[str] = (),
-    bcc: Sequence[str] = (),
-    subject: str = "",
-    text: str = "",
-    attach: Sequence[Path] = (),
-    answers: UUID | None = None,
-    regarding: UUID | None = None,
-    deployment: Deployment = "",
-    common: Common = HERE,
-) -> int:
-    """Write an email and send it as a user or queue.
-
-    It goes to Pending Send; the router takes it from there, at once if it runs. The subject gets its tracking token,
-    the headers its conversation.
-
-    Example: `email-router crm send --from support@example.com --to carla@customer.example --subject Oven --text -`
-
-    Parameters
-    ----------
-    sender
-        Address of the user or queue.
-    to
-        Recipients, each as an address or `"Name" <address>`; may be given several times.
-    cc
-        Copies.
-    bcc
-        Blind copies: they are on no header.
-    subject
-        The subject.
-    text
-        The body; - reads it from standard input.
-    attach
-        Files to attach.
-    answers
-        The email activity that it answers: it joins that conversation and record.
-    regarding
-        The record that it belongs to.
-    """
-    import sys
-
-    body = sys.stdin.read() if text == "-" else text
-    draft = Draft(
-        _one(sender),
-        tuple(_people(to)),
-        subject,
-        body,
-        tuple(_people(cc)),
-        tuple(_people(bcc)),
-        regarding=regarding,
-        answers=answers,
-        attachments=tuple(_attached(path) for path in attach),
-    )
-    async with router(common) as made:
-        crm = await crm_of(made, deployment)
-        identifier = await crm.actions.send(draft)
-    return _made("email in Pending Send", subject, identifier, common)
-
-
-def _attached(path: Path) -> tuple[str, str, bytes]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise NeedsOperator(
-            f"The attachment cannot be read: {error.strerror}", where=str(path), cure="correct the path"
-        ) from error
-    return path.name, mimetypes.guess_type(path.name)[0] or "application/octet-stream", data
-
-
-def _people(values: Sequence[str]) -> list[Address]:
-    found = [address for value in values for address in parse_addresses(value)]
-    for address in found:
-        _one(address.address)
-    return found
-
-
-def _one(value: str) -> str:
+def an_address(value: str) -> str:
     if "@" not in value:
         raise NeedsOperator(f"{value!r} is no email address", cure="write name@example.com")
     return value
 
 
+def word(kind: str) -> str:
+    """A type of record as people call it."""
+    return _WORDS.get(kind, kind)
+
+
 def _kind(kind: str) -> str:
-    found = {word: name for name, word in _WORDS.items()}.get(kind, kind)
+    found = _TYPES.get(kind, kind)
     if found not in TYPES:
-        types = ", ".join(_WORDS.get(name, name) for name in TYPES)
+        types = ", ".join(map(word, TYPES))
         raise NeedsOperator(f"{kind!r} is no type of record", cure=f"one of {types}")
     return found

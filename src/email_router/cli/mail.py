@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,15 +16,14 @@ from rich.text import Text
 
 from email_router.admin import explain as explaining
 from email_router.app import Router
-from email_router.cli.common import DEFAULTS, HERE, LOOK, Common, crm_of, router
+from email_router.cli.common import DEFAULTS, HERE, LOOK, Common, crm_of, published, router
 from email_router.cli.output import FAILED, OK, counted, err, print_facts, print_json, print_rows, say, warn
 from email_router.incoming import flow
-from email_router.model.errors import NeedsOperator
+from email_router.model.errors import NeedsOperator, RouterError
 from email_router.model.mailbox import FilterOption
 from email_router.model.outgoing import SendState
 from email_router.model.receipt import Outcome
 from email_router.model.settings import MailboxSettings
-from email_router.settings.problems import suggestion
 
 undeliverable = App(
     name="undeliverable",
@@ -78,7 +77,7 @@ async def explain(
         Which filter option the mailbox's user has; only without --deployment, for the CRM knows it.
     """
     failed = False
-    for file, found in await _explained(files, mailbox, deployment, filter, common):
+    async for file, found in _explained(files, mailbox, deployment, filter, common):
         if isinstance(found, Exception):
             failed = True
             cause = getattr(found, "strerror", None) or str(found) or type(found).__name__
@@ -95,23 +94,23 @@ async def explain(
 
 async def _explained(
     files: Sequence[Path], mailbox: str, deployment: str, option: FilterOption, common: Common
-) -> list[tuple[Path, explaining.Explained | Exception]]:
-    found: list[tuple[Path, explaining.Explained | Exception]] = []
+) -> AsyncIterator[tuple[Path, explaining.Explained | Exception]]:
     if not deployment:
         for file in files:
             try:
-                found.append((file, explaining.alone(file, mailbox, option)))
+                yield file, explaining.alone(file, mailbox, option)
             except Exception as error:  # a file that is no file; never a traceback
-                found.append((file, error))
-        return found
+                yield file, error
+        return
     async with router(common) as made:
         crm = await crm_of(made, deployment)
         for file in files:
             try:
-                found.append((file, await explaining.asked(file, mailbox, deployment, crm.records)))
-            except OSError as error:
-                found.append((file, error))
-    return found
+                yield file, await explaining.asked(file, mailbox, deployment, crm.records)
+            except RouterError:
+                raise
+            except Exception as error:
+                yield file, error
 
 
 def _show_explained(found: explaining.Explained) -> None:
@@ -155,9 +154,8 @@ async def import_mail(path: Path, /, *, mailbox: str, since: str = "", common: C
     """
     async with router(common) as made:
         settings = await made.settings()
-        if mailbox not in settings.mailboxes:
-            raise NeedsOperator(f"There is no mailbox {mailbox!r}", cure=suggestion(mailbox, settings.mailboxes))
-        report = await _import(made, path.absolute(), settings.mailboxes[mailbox], since, quiet=common.json)
+        target = settings.mailboxes[published(settings, mailbox)]
+        report = await _import(made, path.absolute(), target, since, quiet=common.json)
     counts = {outcome.value: number for outcome, number in report.outcomes.items()}
     if common.json:
         print_json({"messages": report.messages, "older": report.older, **counts})
@@ -178,11 +176,15 @@ async def _import(made: Router, path: Path, mailbox: MailboxSettings, since: str
         with Progress(*columns, console=err, disable=quiet) as progress:
             bar = progress.add_task("importing", total=backfill.total)
             running = asyncio.create_task(backfill.run(report))
-            while not running.done():
+            try:
+                while not running.done():
+                    progress.update(bar, completed=report.messages)
+                    await asyncio.wait((running,), timeout=0.2)
                 progress.update(bar, completed=report.messages)
-                await asyncio.wait((running,), timeout=0.2)
-            progress.update(bar, completed=report.messages)
-            return await running
+                return await running
+            finally:  # Ctrl-C: what is begun ends before its mailbox and its database are closed
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
 
 
 async def decisions(
@@ -348,7 +350,9 @@ async def outgoing_settle(
         done = await made.outgoing.settle(identifier, verdict)
     if not done:
         raise NeedsOperator(f"There is no uncertain email {identifier}", cure="email-router outgoing list")
-    if not common.json:
+    if common.json:
+        print_json({"id": identifier, "verdict": verdict})
+    else:
         say({"sent": "It counts as sent.", "again": "It will be sent again.", "failed": "It has failed."}[verdict])
     return OK
 
@@ -363,6 +367,8 @@ async def outgoing_release(*, common: Common = HERE) -> int:
     async with router(common) as made:
         hold = await made.ledger.held()
         await made.installation.release(socket.gethostname())
-    if not common.json:
+    if common.json:
+        print_json({"released": hold})
+    else:
         say(f"Released: {hold}" if hold else "Nothing was held.")
     return OK

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
+import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from email_router.model.errors import RouterError, Transient
+from email_router.observe.maillog import STEERING
 from email_router.settings.problems import Invalid
 
 OK, FAILED, USAGE, NEEDS_OPERATOR, TEMPORARY = 0, 1, 2, 3, 75
@@ -22,8 +27,31 @@ OK, FAILED, USAGE, NEEDS_OPERATOR, TEMPORARY = 0, 1, 2, 3, 75
 PIPED = 200
 """Columns where no terminal says how wide it is."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED)
-err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED)
+
+class Voice(Console):
+    """A console whose reader may go away (`email-router decisions | head`): then the command ends, quietly."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+out = Voice(highlight=False, width=None if sys.stdout.isatty() else PIPED)
+err = Voice(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED)
+
+
+def forgiving() -> None:
+    """A name that the terminal has no letters for must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def hang_up() -> None:
+    """Nobody reads any more: what is left in the buffers goes nowhere, so that the end is quiet."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
 
 
 def say(line: Text | str) -> None:
@@ -41,8 +69,22 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def print_json(value: Any) -> None:
-    """One object on one line."""
-    sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
+    """One object on one line: valid whatever stands in it, and nothing in it steers a terminal."""
+    written = json.dumps(value, default=_plain, ensure_ascii=not _speaks_unicode())
+    sys.stdout.write(_NOT_IN_JSON.sub(_escape, written) + "\n")
+
+
+def _speaks_unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def _escape(found: re.Match[str]) -> str:
+    """All of these can only stand within a text. A lone surrogate is no letter, and some readers refuse it."""
+    letter = found.group()
+    return "\N{REPLACEMENT CHARACTER}" if "\ud800" <= letter <= "\udfff" else f"\\u{ord(letter):04x}"
+
+
+_NOT_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
@@ -53,7 +95,7 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_
             print_json(dict(row))
         return
     if not found:
-        out.print(empty)
+        say(empty)
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
@@ -69,7 +111,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _printable(_shown(value)))
+        table.add_row(_printable(name.replace("_", " ")), _printable(_shown(value)))
     out.print(table)
 
 
@@ -99,7 +141,7 @@ def _printable(line: Text | str) -> Text:
     return text
 
 
-_STEERING = {n: "\N{REPLACEMENT CHARACTER}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
+_STEERING = {n: "\N{REPLACEMENT CHARACTER}" for n in STEERING if chr(n) not in "\n\t"}
 
 
 def _shown(value: Any) -> str:

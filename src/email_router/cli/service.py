@@ -1,4 +1,4 @@
-"""Commands about the service: run, demo, publish, status, mailboxes, test-access, secrets, backup, restore, doctor."""
+"""Commands about the service: run, demo, publish, status, mailboxes, test-access, backup, restore, doctor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from rich.text import Text
 from email_router import __version__
 from email_router import demo as story
 from email_router.app import CONNECTORS, Router, opened
-from email_router.cli.common import DEFAULTS, HERE, KEEP, LOOK, SERVE, Common, router
+from email_router.cli import secret
+from email_router.cli.common import HERE, KEEP, LOOK, SERVE, Common, published, router
 from email_router.cli.output import (
     FAILED,
     NEEDS_OPERATOR,
@@ -36,23 +37,14 @@ from email_router.model.settings import Credentials, Settings
 from email_router.observe import maillog
 from email_router.ports.mail import ProbeStep, SourceContext
 from email_router.settings.difference import difference
-from email_router.settings.problems import suggestion
 from email_router.settings.read import read as read_settings
-from email_router.store.secrets import new_key
 from email_router.web.status import CALM, served
-
-secret = App(
-    name="secret",
-    group=SERVE,
-    default_parameter=DEFAULTS,
-    help="Stored passwords, encrypted with the installation's key.",
-)
 
 
 def register(app: App) -> None:
     for setting_up in (demo, publish, test_access, doctor, run):
         app.command(setting_up, group=SERVE)
-    app.command(secret)
+    app.command(secret.app)
     for looking in (status, mailboxes):
         app.command(looking, group=LOOK)
     for keeping in (backup, restore):
@@ -161,8 +153,9 @@ async def publish(
                 print_json({"changes": list(changes)})
             return OK
         if changes and not yes and sys.stdin.isatty() and not _confirmed("Publish this?"):
+            warn("Nothing was published.")
             return FAILED
-        number, _ = await made.publish(text, getpass.getuser(), str(file))
+        number, _ = await made.publish(text, _who(), str(file))
         if common.json:
             print_json({"revision": number, "changes": list(changes)})
         else:
@@ -186,8 +179,23 @@ def _settings_text(file: Path) -> str:
         ) from error
 
 
+def _who() -> str:
+    """Whom the revision is from. A container's user often has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
 def _confirmed(question: str) -> bool:
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    """Only a plain yes is one; the end of the input is a no, and Ctrl-C ends the command at once."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the event loop's waits for the loop
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def status(*, common: Common = HERE) -> int:
@@ -258,9 +266,7 @@ async def test_access(
         wanted = list(names) or list(settings.mailboxes)
         failed = False
         for name in wanted:
-            if name not in settings.mailboxes:
-                cure = suggestion(name, settings.mailboxes)
-                raise NeedsOperator(f"There is no mailbox {name!r}", cure=cure)
+            name = published(settings, name)
             for direction, steps in _probes(made, settings, name):
                 async for step in steps:
                     failed = failed or not step.ok
@@ -306,41 +312,6 @@ def _show_step(name: str, direction: str, step: ProbeStep, *, as_json: bool) -> 
     say(Text.assemble(mark, f" {name} {direction}: {step.tried}", (f"  {step.said}", "bright_black")))
     if step.cure:
         say(Text(f"       to cure it: {step.cure}"))
-
-
-@secret.command(name="set")
-async def secret_set(name: str, /, *, common: Common = HERE) -> int:
-    """Store a password under a name; the settings refer to it as `secret:NAME`. Read from the terminal or a pipe.
-
-    It is encrypted with the installation's key (`email-router secret new-key`). A name that is there already gets the
-    new password, which counts from the next login.
-
-    Examples: `email-router secret set office` · `pass show mail/office | email-router secret set office`
-
-    Parameters
-    ----------
-    name
-        Any name, such as that of the profile.
-    """
-    value = getpass.getpass(f"Secret {name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
-    if not value:
-        raise NeedsOperator("The secret is empty; nothing was stored", cure="enter it, or pipe it in")
-    async with router(common) as made:
-        await made.secrets.store(name, value)
-    warn(f"Stored. Settings refer to it as secret:{name}")
-    return OK
-
-
-@secret.command(name="new-key")
-def secret_new_key() -> int:
-    """Print a new encryption key, for EMAIL_ROUTER_KEY or key_file. Keep it apart from the data.
-
-    Stored passwords can only be read with it, and it is in no backup. Every router of an installation has the same.
-
-    Example: `(umask 077; email-router secret new-key > /etc/email-router/key)`
-    """
-    sys.stdout.write(new_key() + "\n")
-    return OK
 
 
 async def backup(file: Path, /, *, common: Common = HERE) -> int:
@@ -412,9 +383,9 @@ async def doctor(*, common: Common = HERE) -> int:
     parent = next(p for p in (place, *place.parents) if p.exists())
     free = shutil.disk_usage(parent).free
     note("disk", free > 1 << 30, f"{free >> 20:,} MB free for {place}", "free at least 1 GB")
-    note(
-        "rights", os.access(parent, os.W_OK), f"{parent} may be written", f"give this user the right to write {parent}"
-    )
+    may = os.access(parent, os.W_OK)
+    found = f"{parent} may {'' if may else 'not '}be written"
+    note("rights", may, found, f"give this user the right to write {parent}")
     try:
         async with router(common) as made:
             note("database", True, "embedded" if not bootstrap.dsn else "shared")

@@ -13,12 +13,26 @@ from email_router.model.receipt import Decision, Receipt
 
 log = structlog.get_logger("mail")
 
+_STEERING = (
+    (0, 31),
+    (127, 159),
+    (0x61C, 0x61C),
+    (0x200E, 0x200F),
+    (0x2028, 0x202E),
+    (0x2066, 0x2069),
+    (0xD800, 0xDFFF),
+)
+STEERING = frozenset(n for first, last in _STEERING for n in range(first, last + 1))
+"""What steers a terminal, turns the direction of its text, or is no letter: ids and subjects come from strangers."""
+_ONE_LINE = dict.fromkeys(STEERING, "\N{REPLACEMENT CHARACTER}") | {9: " ", 10: " ", 13: " "}
+_MANY_LINES = {n: letter for n, letter in _ONE_LINE.items() if n not in (9, 10)}
+
 
 def configure(form: str = "console", level: str = "info") -> None:
     """Write to standard error: `console` lines for people, `json` for programs."""
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if form == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        renderer = _Plain(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0))
     threshold = getattr(logging, level.upper())
     structlog.configure(
         processors=[
@@ -32,6 +46,21 @@ def configure(form: str = "console", level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(threshold, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
+
+
+class _Plain:
+    """One line per event whatever stands in it; a traceback keeps its own."""
+
+    def __init__(self, renderer: structlog.typing.Processor) -> None:
+        self._renderer = renderer
+
+    def __call__(
+        self, logger: object, method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.ProcessorReturnValue:
+        for key, value in event.items():
+            if isinstance(value, str):
+                event[key] = value.translate(_MANY_LINES if key == "exception" else _ONE_LINE)
+        return self._renderer(logger, method, event)
 
 
 def decided(receipt: Receipt, decision: Decision) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -27,8 +28,11 @@ CREDENTIAL = "email-router-key"
 def load_key(environ: Mapping[str, str], key_file: Path | None) -> bytes | None:
     """The 32-byte key, or None when none is configured. Raises NeedsOperator for one that cannot be used."""
     source, encoded = _encoded_key(environ, key_file)
-    if not source:
-        return None
+    return decoded(encoded, source) if source else None
+
+
+def decoded(encoded: str, source: str) -> bytes:
+    """The key from its text. Raises NeedsOperator."""
     try:
         key = base64.b64decode(encoded, validate=True)
     except ValueError:
@@ -102,22 +106,28 @@ class Secrets:
             raise NeedsOperator(
                 f"There is no stored secret named {name}", cure=f"store it with: email-router secret set {name}"
             )
-        try:
-            return AESGCM(key).decrypt(bytes(row.nonce), bytes(row.ciphertext), name.encode()).decode()
-        except InvalidTag as error:
-            raise NeedsOperator(
-                f"The stored secret {name} cannot be opened with this key (it was sealed with key {row.key_id}, "
-                f"this is {key_id(key)})",
-                cure="give every router the key it was sealed with, or store the secret again",
-            ) from error
+        return _opened(name, row, key).decode()
+
+    async def listing(self) -> list[dict[str, Any]]:
+        """Names, the key that each was sealed with, and when it was changed."""
+        async with transaction(self._engine) as db:
+            rows = await db.execute(text("SELECT name, key_id, changed FROM router.secret ORDER BY name"))
+            return [dict(row._mapping) for row in rows]
+
+    async def remove(self, name: str) -> None:
+        """Forget a secret. Raises NeedsOperator when there is none of that name."""
+        async with transaction(self._engine) as db:
+            done = await db.execute(text("DELETE FROM router.secret WHERE name = :name"), {"name": name})
+            if not done.rowcount:
+                raise NeedsOperator(f"There is no stored secret named {name}", cure="email-router secret list")
 
     async def rotate(self, new: bytes) -> int:
-        """Seal every secret with `new`; returns how many. One transaction: all or none."""
+        """Seal every secret with `new`; returns how many. One transaction: all or none. Raises NeedsOperator."""
         old = self._need_key()
         async with transaction(self._engine) as db:
-            rows = (await db.execute(text("SELECT name, nonce, ciphertext FROM router.secret FOR UPDATE"))).all()
+            rows = (await db.execute(text("SELECT * FROM router.secret ORDER BY name FOR UPDATE"))).all()
             for row in rows:
-                plain = AESGCM(old).decrypt(bytes(row.nonce), bytes(row.ciphertext), row.name.encode())
+                plain = _opened(row.name, row, old)
                 nonce = os.urandom(12)
                 await db.execute(
                     text(
@@ -142,3 +152,14 @@ class Secrets:
                 scope="router",
             )
         return self._key
+
+
+def _opened(name: str, row: Any, key: bytes) -> bytes:
+    try:
+        return AESGCM(key).decrypt(bytes(row.nonce), bytes(row.ciphertext), name.encode())
+    except InvalidTag as error:
+        raise NeedsOperator(
+            f"The stored secret {name} cannot be opened with this key (it was sealed with key {row.key_id}, "
+            f"this is {key_id(key)})",
+            cure="give every router the key it was sealed with, or store the secret again",
+        ) from error

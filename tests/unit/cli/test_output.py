@@ -1,51 +1,124 @@
-"""What the commands print can be read by people and by programs, whatever strangers wrote."""
+"""What is written: for people without anything that steers a terminal, for programs as valid JSON."""
 
 from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from email_router.cli import output
-from email_router.model.errors import NeedsOperator, Transient
+from email_router.model.errors import NeedsOperator, Permanent, Transient
+from email_router.model.mailbox import FilterOption
+from email_router.model.outgoing import SendState
 from email_router.settings.problems import Invalid, Problem
+
+HOSTILE = "a\x1b[31mb\x9b2Jc\x07d\re\u202ef\u2028g\x7fh\ud800i\nj"
+STEERS = set("\x1b\x9b\x07\r\u202e\u2028\x7f")
+
+
+def test_json_is_one_line_whatever_stands_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_json({"subject": HOSTILE, "name": "Jürgen 🙂", HOSTILE: 1})
+    said = capsys.readouterr().out
+    assert not STEERS & set(said)
+    assert said.count("\n") == 1
+    found = json.loads(said)
+    readable = HOSTILE.replace("\ud800", "\ufffd")
+    assert found == {"subject": readable, "name": "Jürgen 🙂", readable: 1}
+    assert "Jürgen 🙂" in said
+
+
+def test_json_speaks_ascii_where_the_output_is_no_utf_8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w", encoding="latin-1") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        output.print_json({"name": "Jürgen 🙂"})
+    assert (tmp_path / "out").read_text("ascii") == '{"name": "J\\u00fcrgen \\ud83d\\ude42"}\n'
+
+
+def test_json_of_every_kind_of_value(capsys: pytest.CaptureFixture[str]) -> None:
+    moment = datetime(2026, 11, 23, 10, tzinfo=UTC)
+    output.print_json(
+        {
+            "id": UUID(int=7),
+            "at": moment,
+            "bytes": b"\x00\xff",
+            "view": memoryview(b"\x01"),
+            "path": Path("/x"),
+            "number": FilterOption.NONE,
+            "word": SendState.SENT,
+            "problem": Problem(1, "k", "w", "c"),
+            "none": None,
+        }
+    )
+    assert json.loads(capsys.readouterr().out) == {
+        "id": "00000000-0000-0000-0000-000000000007",
+        "at": "2026-11-23T10:00:00+00:00",
+        "bytes": "00ff",
+        "view": "01",
+        "path": "/x",
+        "number": 4,
+        "word": "sent",
+        "problem": {"line": 1, "key": "k", "what": "w", "cure": "c", "severity": "error"},
+        "none": None,
+    }
+
+
+def test_nothing_that_people_read_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"subject": HOSTILE, "list": [HOSTILE, HOSTILE]}]
+    output.print_rows(rows, ("subject", "list"), as_json=False, empty="")
+    output.print_facts({"subject": HOSTILE, "[bold]name": "[red]no markup[/red]"})
+    output.say(HOSTILE)
+    output.warn(HOSTILE)
+    output.report(NeedsOperator(HOSTILE, where=HOSTILE, cure=HOSTILE, said=HOSTILE))
+    output.report(Invalid(HOSTILE, [Problem(3, HOSTILE, HOSTILE, HOSTILE)]))
+    output.report(ValueError(HOSTILE))
+    said = capsys.readouterr()
+    assert not STEERS & set(said.out + said.err)
+    assert "a\ufffd[31mb\ufffd2Jc" in said.out
+    assert "[red]no markup[/red]" in said.out
 
 
 def test_a_line_is_never_broken(capsys: pytest.CaptureFixture[str]) -> None:
-    output.say("word " * 100)
-    assert capsys.readouterr().out == "word " * 100 + "\n"
+    output.say("word " * 500)
+    assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_what_steers_a_terminal_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    hostile = "\x1b]0;title\x07\x9b31m[bold]a[/bold]\ttab"
-    output.say(hostile)
-    output.print_rows([{"subject": hostile}], ["subject"], as_json=False, empty="")
-    output.print_facts({"subject": hostile})
-    said = capsys.readouterr().out
-    assert not {c for c in said if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160)} - {"\t"}
-    assert said.count("\N{REPLACEMENT CHARACTER}") >= 3
-    assert "[bold]a[/bold]" in said  # words of strangers are no markup
+def test_no_colours_where_nobody_sees_them(capsys: pytest.CaptureFixture[str]) -> None:
+    output.report(NeedsOperator("what", where="where", cure="cure", said="said"))
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "Error: what\n  where: where\n  the other side said: said\n  to cure it: cure\n"
 
 
-def test_numbers_and_their_nouns() -> None:
-    assert output.counted(1, "message") == "1 message"
-    assert output.counted(0, "message") == "0 messages"
-    assert output.counted(1200, "mailbox", "mailboxes") == "1,200 mailboxes"
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NeedsOperator("x"), 3),
+        (Permanent("x"), 3),
+        (Transient("x"), 75),
+        (Invalid("f", [Problem(1, "k", "w", "c")]), 3),
+        (ValueError("x"), 1),
+        (ValueError(), 1),
+    ],
+)
+def test_exit_codes(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output.report(error) == code
+    assert capsys.readouterr().err.strip()
 
 
-def test_an_error_says_what_where_and_the_cure(capsys: pytest.CaptureFixture[str]) -> None:
-    error = NeedsOperator("The door is shut", where="/house", said="go away", cure="knock")
-    assert output.report(error) == 3
-    assert capsys.readouterr().err == (
-        "Error: The door is shut\n  where: /house\n  the other side said: go away\n  to cure it: knock\n"
-    )
-    assert output.report(Transient("The door is shut")) == 75
-    assert output.report(ValueError("no number")) == 1
-
-
-def test_problems_of_settings_name_file_line_and_key(capsys: pytest.CaptureFixture[str]) -> None:
-    problems = [Problem(7, "b", "is wrong", "mend it"), Problem(3, "a", "is wrong too", "mend it too")]
-    assert output.report(Invalid("settings.toml", problems)) == 3
-    assert capsys.readouterr().err == (
-        "settings.toml:3  a: is wrong too\n    to cure it: mend it too\n"
-        "settings.toml:7  b: is wrong\n    to cure it: mend it\n"
-        "2 problems; nothing was changed.\n"
-    )
+def test_the_places_of_invalid_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    problems = [
+        Problem(0, "file", "it is empty", "write it"),
+        Problem(12, "a.b", "no such setting", "did you mean 'c'?"),
+    ]
+    output.report(Invalid("s.toml", problems))
+    assert capsys.readouterr().err.splitlines() == [
+        "s.toml  file: it is empty",
+        "    to cure it: write it",
+        "s.toml:12  a.b: no such setting",
+        "    to cure it: did you mean 'c'?",
+        "2 problems; nothing was changed.",
+    ]

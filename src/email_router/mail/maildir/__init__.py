@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from email_router.mail.maildir.probe import MaildirProbe
 from email_router.mail.maildir.settings import MaildirSettings, check
 from email_router.mail.maildir.source import MaildirSource
 from email_router.ports.mail import Connector, SourceContext
@@ -22,6 +23,7 @@ CONNECTOR = Connector(
     title="Maildir",
     settings=MaildirSettings,
     source=_source,
+    probe_source=MaildirProbe,
     capabilities=frozenset({"delete", "usage"}),
     check=check,
 )

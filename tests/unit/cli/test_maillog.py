@@ -1,0 +1,64 @@
+"""The log of mail: one line per event, whatever strangers put into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from email_router.model.errors import Transient
+from email_router.model.ids import new_id
+from email_router.model.message import DeliveryKey
+from email_router.model.receipt import Decision, Outcome, Receipt
+from email_router.observe import maillog
+from tests.unit.tracking.people import NOW
+
+HOSTILE = "a\x1b[31mb\x9b2J\r\nc\u202ed\u2028e\x07"
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A logger of this test's own standard error."""
+    monkeypatch.setattr(maillog, "log", structlog.get_logger("mail"))
+    yield
+    structlog.reset_defaults()
+
+
+def say_all() -> int:
+    receipt = Receipt(new_id(), "sales", DeliveryKey(HOSTILE, "INBOX", HOSTILE), NOW)
+    maillog.decided(receipt, Decision(Outcome.FILED, HOSTILE, (HOSTILE,), message_id=HOSTILE, sender=HOSTILE))
+    maillog.postponed([receipt], 5.0, Transient(HOSTILE, said=HOSTILE))
+    maillog.sent("sales", HOSTILE, HOSTILE, "sent", HOSTILE)
+    maillog.mailbox_state(HOSTILE, "away", HOSTILE)
+    return 4
+
+
+def test_one_line_per_event_and_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    maillog.configure("console")
+    number = say_all()
+    said = capsys.readouterr().err
+    assert not {"\x1b", "\x9b", "\r", "\u202e", "\u2028", "\x07"} & set(said)
+    assert said.count("\n") == number
+    assert "a\ufffd[31mb" in said
+
+
+def test_a_traceback_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    maillog.configure("console")
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError as error:
+        maillog.bug("filing", error)
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert len([line for line in said.splitlines() if line.startswith("  File ")]) == 1
+
+
+def test_as_json_each_line_is_an_object(capsys: pytest.CaptureFixture[str]) -> None:
+    maillog.configure("json")
+    number = say_all()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == number
+    first = json.loads(lines[0])
+    assert (first["event"], first["message_id"], first["why"]) == ("filed", HOSTILE, HOSTILE)
