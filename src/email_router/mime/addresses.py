@@ -9,10 +9,12 @@ from email_router.mime import headers
 from email_router.model.message import Address
 
 # One plain `Name <local@domain>`, `"Name" <local@domain>` or `local@domain`: nearly all real fields.
-_ATOMS = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+"
-_DOMAIN = r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*+"
+# Possessive throughout, here and below: a header of 256 KB may be one run of spaces or of apostrophes.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]"
+_DOMAIN = r"[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)*+"
 _PLAIN = re.compile(
-    rf'\s*(?:(?:"([^"\\<>]*)"|([^",;:<>()@\\]*))\s*<({_ATOMS})@({_DOMAIN})>|({_ATOMS})@({_DOMAIN}))\s*(?:,|\Z)'
+    r'\s*+(?:(?:"([^"\\<>]*+)"|([^",;:<>()@\\]*+))\s*+'
+    rf"<({_ATOM}++)@({_DOMAIN})>|({_ATOM}++)@({_DOMAIN}))\s*+(?:,|\Z)"
 )
 _SPECIAL = re.compile(r'["(<,;:]')
 _ESCAPED = re.compile(r"\\(.)")
@@ -108,8 +110,8 @@ def _name(text: str) -> str:
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*+)"|<([^<>]*)>|([",;:<>()])|([^",;:<>()]+)', re.DOTALL)
 _TOKEN_WITHOUT_QUOTES = re.compile(r"(?!)(.)|<([^<>]*)>|([,;:<>()])|([^,;:<>()]+)", re.DOTALL)
 _PARENTHESIS = re.compile(r"\\.|[()]", re.DOTALL)
-_AROUND = re.compile(r"\s*([@.])\s*")
-_ANYWHERE = re.compile(rf"(?<![^\s'\[])({_ATOMS}@{_DOMAIN})(?![^\s'\].])")
+_AROUND = re.compile(r"(?:(?<!\s)\s++)?([@.])\s*+")
+_ANYWHERE = re.compile(rf"(?<![^\s'\[])({_ATOM}{{1,128}}+@{_DOMAIN})(?![^\s'\].])")
 
 
 class _Reader:
@@ -138,8 +140,7 @@ class _Reader:
                 continue
             position = self._take(match)
         self._end("")
-        if self._nameless:
-            self._found.append(Address(self._nameless, ""))
+        self._end_nameless()
         return self._found[: self._most]
 
     def _take(self, match: re.Match[str]) -> int:
@@ -185,7 +186,7 @@ class _Reader:
         address = normalise(_AROUND.sub(r"\1", _without_route(angle)))
         name = _name(words or self._comment)
         if self._nameless:  # `Doe, John <j@x>`: the comma was part of the name
-            name, self._nameless = f"{self._nameless}, {name}".rstrip(", "), ""
+            name, self._nameless = f"{self._nameless}, {name}".rstrip(", ")[:_LONGEST_NAME], ""
         if address or name or angle.strip():
             self._found.append(Address(name if name or address else _name(angle), address))
 
@@ -196,12 +197,16 @@ class _Reader:
             address = normalise(inside[1])
             name = _name(words[: inside.start()] + words[inside.end() :]) or name
         if not address and separator == ",":
-            self._nameless = f"{self._nameless}, {_name(words)}" if self._nameless else _name(words)
+            if len(self._nameless) < _LONGEST_NAME:  # it grows with each comma
+                self._nameless = f"{self._nameless}, {_name(words)}" if self._nameless else _name(words)
             return
-        if self._nameless:
-            self._found.append(Address(self._nameless, ""))
-            self._nameless = ""
+        self._end_nameless()
         self._found.append(Address(name, address) if address else Address(_name(words), ""))
+
+    def _end_nameless(self) -> None:
+        if self._nameless:
+            self._found.append(Address(self._nameless[:_LONGEST_NAME], ""))
+            self._nameless = ""
 
 
 def _without_route(angle: str) -> str:

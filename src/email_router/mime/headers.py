@@ -16,6 +16,8 @@ _FOLD = re.compile(r"\n[ \t]+")
 _CONTROLS = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]+")
 _WORD = re.compile(r"=\?([^?\s]{1,80})\?([bBqQ])\?")
 
+_LINES_ALONE = 1000
+"""Lines of a header whose charset is guessed one by one; there are 256 KB of them in each part of a hostile message."""
 
 Field = tuple[str, str]
 """Name and value of a field as they stand in the message, unfolded, the value not yet decoded."""
@@ -47,13 +49,15 @@ def _text(block: bytes) -> tuple[str, bool]:
         pass
     # Each line on its own: one sender's latin-1 name must not spoil another's UTF-8 subject.
     # Where encoded words may hold raw bytes in a charset of their own, these wait for it as surrogates.
-    lines = [
+    lines = block.split(b"\n", _LINES_ALONE)
+    rest = [line.decode("utf-8", "replace") for line in lines[_LINES_ALONE:]]
+    decoded = [
         line.replace(b"\x00", b"").decode("utf-8", "surrogateescape")
         if b"=?" in line
         else charset.decode(line)[0].replace("\r", " ").replace("\n", " ")
-        for line in block.split(b"\n")
+        for line in lines[:_LINES_ALONE]
     ]
-    return "\n".join(lines), False
+    return "\n".join(decoded + rest).replace("\x00", ""), False
 
 
 def decode(value: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import html as entities
 import re
+from collections import Counter
+from collections.abc import Iterator
 
 import nh3
 
@@ -15,6 +17,10 @@ LARGEST = 1024 * 1024
 """Characters of HTML that are cleaned or laid out; longer HTML is shown as plain text."""
 _DEEPEST = 200
 """Levels of nested elements; libxml2 and browsers give up a little above."""
+_REPEATED = 200_000
+"""Formatting elements that a parser may have to open again, over the whole document."""
+_REFERENCES = 100_000
+"""`&` and no-break spaces: each is a piece of its own to the cleaner, and it is slow with very many."""
 
 _TAGS = frozenset(nh3.ALLOWED_TAGS) - {"map", "area", "article", "nav", "header", "footer"} | {
     "font", "center", "big", "u", "s", "strike", "tt", "section", "main", "address",
@@ -69,7 +75,7 @@ def sanitise(html: str) -> str:
 
     Never raises. HTML that is too long or too deep comes back as plain text in `<pre>`.
     """
-    if len(html) <= LARGEST and _depth_is_bounded(html):
+    if len(html) <= LARGEST and html.count("&") + html.count("\xa0") <= _REFERENCES and _is_bounded(html):
         with contextlib.suppress(Exception):  # a cleaner that fails must not show the original
             return _CLEANER.clean(html)
     return f"<pre>{entities.escape(stripped(html[:LARGEST]))}</pre>"
@@ -77,7 +83,7 @@ def sanitise(html: str) -> str:
 
 def to_text(html: str) -> str:
     """Plain text with lists and tables laid out. Never raises; HTML that is too long or too deep is merely stripped."""
-    if len(html) <= LARGEST // 2 and _depth_is_bounded(html):
+    if len(html) <= LARGEST // 2 and _is_bounded(html):
         with contextlib.suppress(Exception):  # lxml's own limits, empty documents
             import inscriptis  # 55 ms and lxml: only for those who need it
 
@@ -94,33 +100,78 @@ _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*+)")
 _VOID = frozenset(
     ("br", "hr", "img", "input", "meta", "link", "col", "area", "base", "wbr", "p", "li", "td", "tr", "th")
 )
+_FORMATTING = frozenset(
+    ("a", "b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u")
+)  # fmt: skip
 
 
-def _depth_is_bounded(html: str) -> bool:
-    """Whether elements that must be closed never lie deeper than `_DEEPEST` (roughly: a guess that errs to deep)."""
-    depth = 0
+def _is_bounded(html: str) -> bool:
+    """Whether a parser's tree stays near the size of the source (roughly: a guess that errs to unbounded).
+
+    Elements that must be closed may lie `_DEEPEST` deep; an end tag counts only for its own element. Formatting that
+    was never closed is opened again in each block that follows (HTML, "reconstruct the active formatting elements"):
+    a few kilobytes may so become gigabytes.
+    """
+    depth = repeated = formatting = 0
+    open_: Counter[str] = Counter()
     for closing, tag in _TAG.findall(html):
-        if closing:
-            depth = max(0, depth - 1)
-        elif tag.lower() not in _VOID:
+        name = tag.lower()
+        if name in _FORMATTING and (not closing or open_[name]):
+            formatting += -1 if closing else 1
+        if closing and open_[name]:
+            open_[name] -= 1
+            depth -= 1
+        elif not closing and name not in _VOID:
+            open_[name] += 1
             depth += 1
-            if depth > _DEEPEST:
-                return False
+        repeated += formatting
+        if depth > _DEEPEST or repeated > _REPEATED:
+            return False
     return True
 
 
-_INVISIBLE = re.compile(r"<(script|style|head|title|noscript|template)\b[^>]*+>.*?</\1\s*>|<!--.*?-->", re.I | re.S)
-_BREAKS = re.compile(r"<(?:br|/p|/div|/tr|/li|/h[1-6]|/blockquote|/table|hr)\b[^>]*+>", re.IGNORECASE)
-_ANY_TAG = re.compile(r"<[/!?a-zA-Z][^<>]*+>?")
+_INVISIBLE = {
+    name: re.compile(f"</{name}", re.IGNORECASE | re.ASCII)
+    for name in ("script", "style", "head", "title", "noscript", "template")
+}
+"""Elements whose content is not shown, and how they end."""
+_COMMENT = {"!--": re.compile("-->")}
+_BREAKS = frozenset(
+    ("br", "/p", "/div", "/tr", "/li", "/h1", "/h2", "/h3", "/h4", "/h5", "/h6", "/blockquote", "/table", "hr")
+)
+_ANY_TAG = re.compile(r"<(?:(!--)|(?:(/?[a-zA-Z][a-zA-Z0-9]*+)|[/!?])[^<>]*+>?)")
+_SPACES = re.compile(r"[ \t\r\n]+")
+_LONG_REFERENCE = re.compile(r"&#(?:[0-9]{20,}|[xX][0-9a-fA-F]{20,});?")
 
 
 def stripped(html: str) -> str:
     """The text without its tags, in linear time and without a parser."""
-    text = re.sub(
-        r"[ \t\r\n]+", " ", _INVISIBLE.sub(" ", html) if html.count("<!--") + html.count("<s") < 1000 else html
-    )
-    text = _ANY_TAG.sub("", _BREAKS.sub("\n", text))
-    return _tidy(entities.unescape(text))
+    return _tidy(unescape("".join(_visible(html))))
+
+
+def _visible(html: str) -> Iterator[str]:
+    """Stretches of text, and line breaks. What hides its content does so only if it is closed somewhere."""
+    hiding = _INVISIBLE | _COMMENT
+    shown_from = at = 0
+    while (tag := _ANY_TAG.search(html, at)) is not None:
+        name = (tag[1] or tag[2] or "").lower()
+        yield _SPACES.sub(" ", html[shown_from : tag.start()])
+        shown_from = at = tag.end()
+        if name in _BREAKS:
+            yield "\n"
+        elif name in hiding:
+            end = hiding[name].search(html, at)
+            if end is None:
+                del hiding[name]  # so that nobody makes us look for it again and again
+            else:
+                yield " "
+                shown_from = at = end.end() if name == "!--" else end.start()
+    yield _SPACES.sub(" ", html[shown_from:])
+
+
+def unescape(text: str) -> str:
+    """Character references as characters; never raises (int() refuses numbers of more than 4,300 digits)."""
+    return entities.unescape(_LONG_REFERENCE.sub("\ufffd", text))
 
 
 def _tidy(text: str) -> str:

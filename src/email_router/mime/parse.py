@@ -8,7 +8,6 @@ live as long as they do.
 from __future__ import annotations
 
 import hashlib
-import html as entities
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -178,7 +177,7 @@ class _Reader:
         return [Body(None, text) if part.content_type == "text/html" else Body(text, None)]
 
     def _is_large(self, part: Part) -> bool:
-        return self._data is None and part.end - part.start > _LARGE_PART and part.encoding != "uuencode"
+        return self._data is None and part.end - part.start > _LARGE_PART
 
     def _raw(self, part: Part) -> bytes:
         if self._data is not None:
@@ -325,7 +324,7 @@ def _marked_inline(attachments: list[Attachment], html_body: str) -> tuple[Attac
     """Inline is what the HTML shows, whatever the sender's Content-Disposition says."""
     if not html_body or not any(a.content_id for a in attachments):
         return tuple(attachments)
-    shown = {unquote(entities.unescape(found)) for found in _CID.findall(html_body)}
+    shown = {unquote(html.unescape(found)) for found in _CID.findall(html_body)}
     return tuple(replace(a, inline=True) if a.content_id in shown else a for a in attachments)
 
 

@@ -10,6 +10,12 @@ from collections.abc import Iterable, Iterator
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
 _UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} [^\n]*\n", re.MULTILINE)
+_UU_BEGIN_WITHIN = 64 * 1024
+"""Bytes in which the `begin` line must begin."""
+_UU_LONGEST_LINE = 4096
+_UU_BLANK = 1024 * 1024
+"""Bytes that may come out beyond those that went in: a line whose blanks a gateway cut off stands for 45 zeros, and a
+message of nothing but such lines would grow to 22 times its size."""
 _PADDINGS = 1024
 """Ends of base64 blocks that are honoured in one part; more is an attack on our time, not mail."""
 _LINES_OF_BASE64 = 57 * 1024
@@ -31,7 +37,9 @@ def decode(data: bytes, encoding: str) -> tuple[bytes, bool]:
     if encoding == "quoted-printable":
         return binascii.a2b_qp(data), True
     if encoding == "uuencode":
-        return _decode_uu(data)
+        uuencode = _Uuencode()
+        decoded = uuencode.feed(data) + uuencode.end()
+        return decoded, not uuencode.broken
     return data, True
 
 
@@ -75,30 +83,65 @@ class _Base64:
         return binascii.a2b_base64(rest + b"=" * (-len(rest) % 4))
 
 
-def _decode_uu(data: bytes) -> tuple[bytes, bool]:
-    begin = _UU_BEGIN.search(data)
-    if begin is None:
-        return data, False
-    decoded = []
-    for line in data[begin.end() :].splitlines():
-        if line in (b"end", b"`"):
-            break
+class _Uuencode:
+    """Decodes in chunks, from the first `begin` line to `end`; without `begin` what comes is passed on as it is."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._begun = False
+        self._over = False
+        self._room = _UU_BLANK
+        self.broken = False
+
+    def feed(self, data: bytes) -> bytes:
+        data, self._rest = self._rest + data, b""
+        if not self._begun:
+            if self.broken:
+                return data
+            begin = _UU_BEGIN.search(data)
+            if begin is None and len(data) < _UU_BEGIN_WITHIN:
+                self._rest = data
+                return b""
+            if begin is None or begin.start() >= _UU_BEGIN_WITHIN:
+                self.broken = True
+                return data
+            self._begun, data = True, data[begin.end() :]
+        *lines, rest = data.split(b"\n")
+        self._rest = rest[:_UU_LONGEST_LINE]
+        return b"".join([self._line(line.removesuffix(b"\r")) for line in lines])
+
+    def end(self) -> bytes:
+        rest, self._rest = self._rest, b""
+        if self._begun:
+            return self._line(rest.removesuffix(b"\r"))
+        self.broken = True
+        return rest
+
+    def _line(self, line: bytes) -> bytes:
+        if self._over or line in (b"end", b"`"):
+            self._over = True
+            return b""
         try:
-            decoded.append(binascii.a2b_uu(line))
+            decoded = binascii.a2b_uu(line)
         except binascii.Error:
             # Some encoders count the line too long or pad it: take what the count names.
             count = (((line[0] - 32) & 63) * 4 + 5) // 3 if line else 0
             try:
-                decoded.append(binascii.a2b_uu(line[:count]))
+                decoded = binascii.a2b_uu(line[:count])
             except binascii.Error:
-                return b"".join(decoded), False
-    return b"".join(decoded), True
+                self._over = self.broken = True
+                return b""
+        self._room += len(line) - len(decoded)
+        if self._room < 0:
+            self._over = self.broken = True
+            return b""
+        return decoded
 
 
 def decode_chunks(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-    """Decoded chunks in constant memory (uuencode is left as it is: nobody sends it large)."""
-    if encoding == "base64":
-        decoder = _Base64()
+    """Decoded chunks in constant memory."""
+    if encoding in ("base64", "uuencode"):
+        decoder = _Base64() if encoding == "base64" else _Uuencode()
         for chunk in chunks:
             yield decoder.feed(chunk)
         yield decoder.end()
