@@ -512,6 +512,25 @@ async def test_fetch_raises_for_what_is_there_but_does_not_come(rig: Callable[..
         assert bodies(await source.fetch(got[:2])) == [letter(1), letter(2)]
 
 
+@pytest.mark.parametrize("how", ["refuses", "hangs up"])
+async def test_what_is_there_and_never_comes_holds_up_nobody(rig: Callable[..., Rig], how: str) -> None:
+    answer = _refuse if how == "refuses" else says(b"* BYE crashed", close=True)
+    async with FakeImap(LETTERS) as server, rig(server).open() as source:
+        got = keys(await source.receive("", ALL))
+        server.on["UID FETCH"] = fetch_but(3, answer)
+        for _ in range(STRIKES):
+            with pytest.raises(Transient):
+                await source.fetch(got)
+        with pytest.raises(Permanent):  # now each is asked for alone
+            await source.fetch(got)
+        with pytest.raises(Permanent, match="did not give this message") as caught:
+            await source.fetch(got[2:3])
+        assert "retry it" in caught.value.cure
+        assert bodies(await source.fetch([*got[:2], *got[3:]])) == [letter(n) for n in (1, 2, 4, 5)]
+        server.on.clear()
+        assert bodies(await source.fetch(got)) == list(LETTERS.values())
+
+
 # -- numbering
 
 

@@ -48,3 +48,36 @@ async def test_an_outage_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
         await serve(Unit("anna", 1, opened, lambda state, error: states.append(state)), Term(1, 1), stop)
     assert told == [("away", "gone"), ("away", "still gone"), ("ok", ""), ("away", "gone"), ("ok", "")]
     assert states == ["away"] * 4 + ["ok", "ok", "away", "ok"]
+
+
+async def test_a_unit_stays_open_when_its_rounds_fail() -> None:
+    """What a source remembers of a message that ends every connection is what sets that message aside."""
+    stop = asyncio.Event()
+    opened_units: list[Rounds] = []
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Rounds]:
+        opened_units.append(Rounds(iter(["gone", "gone", "gone"]), stop))
+        yield opened_units[-1]
+
+    async with asyncio.timeout(10):
+        await serve(Unit("anna", 1, opened, lambda state, error: None), Term(1, 1), stop)
+    assert len(opened_units) == 1
+
+
+async def test_a_unit_that_cannot_be_opened_is_opened_later() -> None:
+    stop = asyncio.Event()
+    tries = 0
+    states: list[str] = []
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Rounds]:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise Transient("no database", retry_after=0)
+        yield Rounds(iter([]), stop)
+
+    async with asyncio.timeout(10):
+        await serve(Unit("anna", 1, opened, lambda state, error: states.append(state)), Term(1, 1), stop)
+    assert states == ["away", "away", "ok"]

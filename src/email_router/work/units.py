@@ -44,33 +44,58 @@ class Unit:
 
 async def serve(unit: Unit, term: Term, stop: asyncio.Event) -> None:
     """Serve until `stop` is set or the shard is lost (Fenced)."""
-    failures = 0
-    pause = 0.0
-    told = ("ok", "")
+    troubles = _Troubles(unit, stop)
     while not stop.is_set():
         try:
             async with unit.open() as rounds:
-                while not stop.is_set():
-                    seconds = await rounds.run(term)
-                    if failures:
-                        maillog.mailbox_state(unit.name, "ok")
-                    failures, told = 0, ("ok", "")
-                    unit.state("ok", "")
-                    if seconds > 0 and not stop.is_set():
-                        await _first(rounds.wait(seconds), stop)
+                await _rounds(rounds, term, stop, troubles)
         except Fenced:
             raise
         except Exception as error:
-            failures += 1
-            state, pause = _pause(error, failures)
-            unit.state(state, str(error))
-            if (state, str(error)) != told:  # an outage is told once, not at every knock
-                told = (state, str(error))
-                maillog.mailbox_state(unit.name, state, str(error))
-            if state == "broken":
-                maillog.bug(unit.name, error)
-        if failures and not stop.is_set():
-            await _first(asyncio.sleep(pause), stop)
+            await troubles.pause(error)
+
+
+async def _rounds(rounds: Rounds, term: Term, stop: asyncio.Event, troubles: _Troubles) -> None:
+    """Rounds of an opened unit. It stays open when one fails: what connects does so anew by itself, and a source
+    counts how often a message ended its connection, so that this one is set aside at last."""
+    while not stop.is_set():
+        try:
+            seconds = await rounds.run(term)
+            troubles.over()
+            if seconds > 0 and not stop.is_set():
+                await _first(rounds.wait(seconds), stop)
+        except Fenced:
+            raise
+        except Exception as error:
+            await troubles.pause(error)
+
+
+class _Troubles:
+    """What fails of one unit: told once, and the pauses between the tries."""
+
+    def __init__(self, unit: Unit, stop: asyncio.Event) -> None:
+        self._unit = unit
+        self._stop = stop
+        self._failures = 0
+        self._told = ("ok", "")
+
+    def over(self) -> None:
+        if self._failures:
+            maillog.mailbox_state(self._unit.name, "ok")
+        self._failures, self._told = 0, ("ok", "")
+        self._unit.state("ok", "")
+
+    async def pause(self, error: Exception) -> None:
+        self._failures += 1
+        state, seconds = _pause(error, self._failures)
+        self._unit.state(state, str(error))
+        if (state, str(error)) != self._told:  # an outage is told once, not at every knock
+            self._told = (state, str(error))
+            maillog.mailbox_state(self._unit.name, state, str(error))
+        if state == "broken":
+            maillog.bug(self._unit.name, error)
+        if not self._stop.is_set():
+            await _first(asyncio.sleep(seconds), self._stop)
 
 
 def _pause(error: Exception, failures: int) -> tuple[str, float]:

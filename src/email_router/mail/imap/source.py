@@ -80,6 +80,7 @@ class ImapSource:
             contents: dict[int, Content] = {}
             if not wanted:
                 return []
+            self._give_up(client, wanted)
             said = await client.metas(wanted, metas)
             refused = {}
             if len(metas) < len(wanted):
@@ -93,9 +94,16 @@ class ImapSource:
                         cure="raise the limit of the profile (maximum_message_bytes)",
                     )
             size = sum(meta.size for meta in metas.values())
-            refused |= await self._contents(client, sorted(metas), size, contents) if metas else {}
+            try:
+                refused |= await self._contents(client, sorted(metas), size, contents) if metas else {}
+            except Transient as error:
+                self._strike(client, next((uid for uid in sorted(metas) if uid not in contents), 0), error)
+                raise
             for uid, why in refused.items():
+                self._strikes[uid] += 1
                 raise Transient("the server does not give a message", where=f"{client.where}, message {uid}", said=why)
+            for uid in contents:
+                self._strikes.pop(uid, None)
             return [self._raw(folder, uid, contents[uid], metas[uid]) for uid in uids if uid in contents]
 
     async def acknowledge(self, keys: Sequence[DeliveryKey], action: SourceAction, move_to: str = "") -> None:
@@ -292,8 +300,7 @@ class ImapSource:
                 self._blame(client, choice.uids[0], refused[choice.uids[0]])
         except Transient as error:
             choice.cut(contents)
-            if choice.broke_at and not client.usable and error.scope == "mailbox":  # not our own full disk
-                self._strikes[choice.broke_at] += 1
+            self._strike(client, choice.broke_at, error)
             if not choice.uids:
                 raise
             refused = {}
@@ -339,6 +346,26 @@ class ImapSource:
                     if uid not in into:
                         refused[uid] = why or said or "the server sent nothing for this message"
         return refused
+
+    def _strike(self, client: Client, uid: int, error: Transient) -> None:
+        """The connection was lost while this message was read."""
+        if uid and not client.usable and error.scope == "mailbox":  # not our own full disk
+            self._strikes[uid] += 1
+
+    def _give_up(self, client: Client, uids: Sequence[int]) -> None:
+        """Raise Permanent for a message that could not be read time and again: it must not hold up the others.
+
+        The caller then asks for each alone.
+        """
+        for uid in uids:
+            if self._strikes[uid] >= STRIKES:
+                if len(uids) == 1:  # the answer is taken; when somebody has it tried again, it is
+                    self._strikes.pop(uid)
+                raise Permanent(
+                    f"the server did not give this message at {STRIKES} attempts",
+                    where=f"{client.where}, folder {self._folder}, message {uid}",
+                    cure="read it with another mail program; retry it when the server gives it",
+                )
 
     def _blame(self, client: Client, uid: int, said: str) -> None:
         """Nothing at all could be read: the server's fault, until that happened too often."""
