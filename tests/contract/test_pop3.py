@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import itertools
@@ -17,14 +18,14 @@ import pytest
 from email_router.mail.pop3 import CONNECTOR
 from email_router.mail.pop3.settings import Pop3Settings
 from email_router.mail.pop3.source import Pop3Source
-from email_router.model.errors import NeedsOperator, Transient
+from email_router.model.errors import NeedsOperator, Permanent, Transient
 from email_router.model.mailbox import SourceAction
 from email_router.model.message import DeliveryKey, RawMessage
 from email_router.model.settings import AuthMechanism, TlsMode
 from email_router.ports.mail import Batch, Cursor, Limit, Source, SourceContext, Usage
 from tests.contract.sources import ALL, SourceContract, SourceRig, bodies, keys, letter, receive_all
 from tests.fixtures.dovecot import Dovecot
-from tests.servers.scripted import Scripted
+from tests.servers.scripted import HANG_UP, Scripted
 
 _numbers = itertools.count(1)
 
@@ -199,14 +200,23 @@ HELLO = ("+OK ready", "CAPA>+OK\r\nUSER\r\nUIDL\r\nPIPELINING\r\nTOP\r\n.", "USE
 ONE = ("LIST>+OK\r\n1 40\r\n.", "UIDL>+OK\r\n1 abc\r\n.")
 
 
-async def received(script: Sequence[str], tmp_path: Path, **changes: Any) -> Batch:
+async def received(script: Sequence[str], tmp_path: Path) -> Batch:
     async with Scripted(script) as server:
-        settings = Pop3Settings(host="127.0.0.1", port=server.port, tls=TlsMode.NONE, timeout=2, connect_timeout=2)
-        rig = object.__new__(Pop3Rig)
-        rig.noted, rig.spool_directory, rig.username, rig.mailbox, rig.folder = [], tmp_path, "u", "u@router.test", "IN"
-        rig.settings = dataclasses.replace(settings, **changes)
-        async with rig.open() as source:
-            return await source.receive("", ALL)
+        return await received_from(server.port, tmp_path)
+
+
+async def received_from(port: int, tmp_path: Path, **changes: Any) -> Batch:
+    async with rig_for(port, tmp_path, **changes).open() as source:
+        batch: Batch = await source.receive("", ALL)
+        return batch
+
+
+def rig_for(port: int, tmp_path: Path, **changes: Any) -> Pop3Rig:
+    settings = Pop3Settings(host="127.0.0.1", port=port, tls=TlsMode.NONE, timeout=2, connect_timeout=2)
+    rig = object.__new__(Pop3Rig)
+    rig.noted, rig.spool_directory, rig.username, rig.mailbox, rig.folder = [], tmp_path, "u", "u@router.test", "IN"
+    rig.settings = dataclasses.replace(settings, **changes)
+    return rig
 
 
 async def test_dots_at_line_starts_come_back(tmp_path: Path) -> None:
@@ -227,10 +237,131 @@ async def test_a_message_that_the_server_does_not_give_is_set_aside(tmp_path: Pa
     assert [(key.item, said) for key, said in batch.unreadable] == [("a", "corrupted")]
 
 
-async def test_ids_that_repeat_are_told_apart(tmp_path: Path) -> None:
-    script = (*HELLO, "LIST>+OK\r\n1 4\r\n2 4\r\n.", "UIDL>+OK\r\n1 same\r\n2 same\r\n.")
-    batch = await received((*script, "RETR>+OK\r\nhi\r\n.", "RETR>+OK\r\nho\r\n.", "QUIT>+OK"), tmp_path)
-    assert [key.item for key in keys(batch)] == ["same", "same#2"]
+async def test_ids_that_repeat_are_told_apart_by_content(tmp_path: Path) -> None:
+    """Not by their order: if that changed, a deletion would hit a message that has no outcome yet."""
+    listing = (*HELLO, "LIST>+OK\r\n1 4\r\n2 4\r\n3 4\r\n.", "UIDL>+OK\r\n1 same\r\n2 other\r\n3 same\r\n.")
+    script = (*listing, "RETR 1>+OK\r\nhi\r\n.", "RETR 3>+OK\r\nho\r\n.")
+    reading = ("RETR 1>+OK\r\nhi\r\n.", "RETR 2>+OK\r\nhe\r\n.", "RETR 3>+OK\r\nho\r\n.", "QUIT>+OK")
+    batch = await received((*script, *reading), tmp_path)
+    named = {key.item: body for key, body in zip(keys(batch), bodies(batch), strict=True)}
+    assert named == {f"same#{digest(b'hi')}": b"hi\r\n", "other": b"he\r\n", f"same#{digest(b'ho')}": b"ho\r\n"}
+
+
+def digest(line: bytes) -> str:
+    return hashlib.sha256(line + b"\r\n").hexdigest()
+
+
+async def test_ids_that_are_none_are_named_by_their_hash(tmp_path: Path) -> None:
+    ids = ["a b", "x" * 300 + "1", "x" * 300 + "2", "\x1b[2J", "\x00", "caf\xe9", "\x0c2 z"]
+    lines = "\r\n".join(f"{n} {uid}" for n, uid in enumerate(ids, 1))
+    sizes = "\r\n".join(f"{n} 4" for n in range(1, len(ids) + 1))
+    retr = [f"RETR {n}>+OK\r\n{n}\r\n." for n in range(1, len(ids) + 1)]
+    batch = await received(
+        (*HELLO, f"LIST>+OK\r\n{sizes}\r\n.", f"UIDL>+OK\r\n{lines}\r\n.", *retr, "QUIT>+OK"), tmp_path
+    )
+    named = [key.item for key in keys(batch)]
+    assert named[0] == "a b"
+    assert all(name.startswith("sha256-") and len(name) == 71 for name in named[1:])
+    assert len(set(named)) == len(ids)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 1000, 65_536])
+async def test_lines_of_any_length_come_whole_however_they_are_cut(tmp_path: Path, piece: int) -> None:
+    """A line of more than what is read at once lost its middle."""
+    long = b"A" * (10 if piece < 1000 else 700_000)
+    message = b".dot\r\n" + long + b"\r\n..\r\n.\r" + long
+    stuffed = b"..dot\r\n" + long + b"\r\n...\r\n..\r" + long + b"\r\n"
+    async with Pieces((*HELLO, "LIST>+OK\r\n1 40\r\n.", ONE[1], "RETR>", "QUIT>+OK"), stuffed, piece) as server:
+        batch = await received_from(server.port, tmp_path, timeout=20)
+    assert bodies(batch) == [message + b"\r\n"]
+
+
+class Pieces(Scripted):
+    """Gives one message in pieces of a few bytes."""
+
+    def __init__(self, script: Sequence[str], message: bytes, piece: int) -> None:
+        super().__init__(script)
+        self._message = b"+OK\r\n" + message + b".\r\n"
+        self._piece = piece
+
+    async def answer(self, writer: asyncio.StreamWriter, answer: str) -> None:
+        if answer:
+            await super().answer(writer, answer)
+            return
+        for start in range(0, len(self._message), self._piece):
+            writer.write(self._message[start : start + self._piece])
+            await writer.drain()
+            await asyncio.sleep(0)
+
+
+async def test_a_message_that_ends_every_session_is_set_aside(tmp_path: Path) -> None:
+    script = (*HELLO, "LIST>+OK\r\n1 4\r\n2 4\r\n3 4\r\n.", "UIDL>+OK\r\n1 a\r\n2 b\r\n3 c\r\n.")
+    crashing = (*script, "RETR 1>+OK\r\nhi\r\n.", f"RETR 2>{HANG_UP}")
+    again = (*script, f"RETR 2>{HANG_UP}")
+    last = (*script, "RETR 3>+OK\r\nho\r\n.", "QUIT>+OK")
+    got: list[bytes] = []
+    unreadable: list[tuple[str, str]] = []
+    failures = 0
+    async with Scripted((*crashing, *again, *again, *last)) as server:
+        rig = rig_for(server.port, tmp_path)
+        async with rig.open() as source:
+            cursor, more = "", True
+            while more:
+                try:
+                    batch = await source.receive(cursor, ALL)
+                except Transient:
+                    failures += 1
+                    continue
+                cursor, more = batch.cursor, batch.more
+                got += bodies(batch)
+                unreadable += [(key.item, said) for key, said in batch.unreadable]
+    assert got == [b"hi\r\n", b"ho\r\n"]
+    assert unreadable == [("b", "the session was lost 3 times while this message was read")]
+    assert failures == 2
+
+
+async def test_a_message_that_never_comes_again_holds_up_nobody(tmp_path: Path) -> None:
+    listing = (*HELLO, "UIDL>+OK\r\n1 a\r\n2 b\r\n.", "LIST>+OK\r\n1 4\r\n2 4\r\n.")
+    crash = (*listing, f"RETR 1>{HANG_UP}")
+    script = (
+        *crash,
+        *crash,
+        *crash,
+        *listing,
+        HANG_UP,
+        *listing,
+        HANG_UP,
+        *listing,
+        "RETR 2>+OK\r\nho\r\n.",
+        "QUIT>+OK",
+    )
+    a, b = (DeliveryKey("u@router.test", "IN", item) for item in "ab")
+    async with Scripted(script) as server, rig_for(server.port, tmp_path).open() as source:
+        for _ in range(3):
+            with pytest.raises(Transient):
+                await source.fetch([a, b])
+        with pytest.raises(Permanent, match="3 times"):
+            await source.fetch([a, b])
+        with pytest.raises(Permanent, match="3 times"):
+            await source.fetch([a])
+        assert [raw.key for raw in await source.fetch([b])] == [b]
+
+
+async def test_a_deletion_that_is_refused_holds_up_no_other(tmp_path: Path) -> None:
+    script = (
+        *HELLO,
+        "UIDL>+OK\r\n1 a\r\n2 b\r\n3 c\r\n.",
+        "DELE 1>+OK",
+        "DELE 2>-ERR locked",
+        "DELE 3>+OK",
+        "QUIT>+OK",
+    )
+    items = [DeliveryKey("u@router.test", "IN", item) for item in "abc"]
+    async with Scripted(script) as server, rig_for(server.port, tmp_path).open() as source:
+        with pytest.raises(Transient) as caught:
+            await source.acknowledge(items, SourceAction.DELETE)
+        assert server.heard[-1] == "QUIT"
+    assert "locked" in caught.value.said
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ class Scripted:
     """`greeting`, then `COMMAND>answer` for each expected command, in order; a line end is added to each answer.
 
     A command that does not begin as the script expects is an error of the test: the connection is closed, and `wrong`
-    says what came. When the script is at its end the connection stays open and silent, so that time-outs are seen.
+    says what came. When the script is at its end the connection stays open and silent, so that time-outs are seen. The
+    connection after a HANG_UP goes on behind it in the script; every other one begins at its start.
     """
 
     def __init__(self, script: Sequence[str]) -> None:
         self._script = list(script)
+        self._from = 0
         self.heard: list[str] = []
         self.wrong = ""
         self.port = 0
@@ -42,7 +44,7 @@ class Scripted:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
         with suppress(OSError):
-            for step in self._script:
+            for number, step in enumerate(self._script[self._from :], self._from + 1):
                 command, arrow, answer = step.partition(">")
                 if not arrow:
                     command, answer = "", step
@@ -50,13 +52,17 @@ class Scripted:
                     writer.close()
                     return
                 if answer == HANG_UP:
+                    self._from = number if number < len(self._script) else 0
                     writer.close()
                     return
                 if answer != SILENT:
-                    writer.write(answer.encode() + b"\r\n")
-                    await writer.drain()
+                    await self.answer(writer, answer)
             while line := await reader.readline():
                 self.heard.append(line.decode(errors="replace").strip())
+
+    async def answer(self, writer: asyncio.StreamWriter, answer: str) -> None:
+        writer.write(answer.encode() + b"\r\n")
+        await writer.drain()
 
     async def _expect(self, reader: asyncio.StreamReader, command: str) -> bool:
         line = (await reader.readline()).decode(errors="replace").strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
@@ -30,6 +31,7 @@ MAX_HEADER = 4 * 1024 * 1024
 ROOM = 4 * 1024 * 1024
 """Bytes that a message may have beyond twice what the server said."""
 PIPELINED = 50
+LONGEST_ID = 200
 
 Sink = Callable[[bytes], object]
 
@@ -86,7 +88,7 @@ class Client:
         ok, _ = await self._status("CAPA")
         if ok:
             for line in await self._lines("CAPA"):
-                name, _, value = line.partition(" ")
+                name, _, value = line.decode("ascii", "replace").partition(" ")
                 self.capabilities[name.upper()] = value
         else:
             self.capabilities = {"USER": ""}  # RFC 1939 knows no CAPA; what such servers have is USER
@@ -123,13 +125,13 @@ class Client:
     async def stat(self) -> tuple[int, int]:
         """Number of messages and their bytes."""
         words = (await self._ask("STAT", "STAT")).split()
-        if len(words) < 2 or not (words[0].isdigit() and words[1].isdigit()):
+        if len(words) < 2 or not all(word.isdecimal() and word.isascii() and len(word) < 20 for word in words[:2]):
             raise await self._broken("the answer to STAT is no POP3")
         return int(words[0]), int(words[1])
 
     async def sizes(self) -> dict[int, int]:
         """Bytes by message number, as the server counts them."""
-        return {n: int(size) for n, size in await self._numbered("LIST") if size.isdigit()}
+        return {n: int(size) for n, size in await self._numbered("LIST") if size.isdecimal() and len(size) < 20}
 
     async def uidls(self) -> list[tuple[int, str]]:
         """Number and unique id, in the order of the mailbox. Raises NeedsOperator where the server has no UIDL."""
@@ -139,9 +141,9 @@ class Client:
         await self._ask(command, command)
         found = []
         for line in await self._lines(command):
-            number, _, rest = line.strip().partition(" ")
-            if number.isdigit() and rest.strip():
-                found.append((int(number), rest.strip()[:200]))
+            number, _, rest = line.strip(b" ").partition(b" ")
+            if number.isdigit() and len(number) < 12 and rest.strip(b" "):
+                found.append((int(number), _name(rest.strip(b" "))))
         return found
 
     async def tops(self, numbers: Sequence[int]) -> dict[int, bytes]:
@@ -182,12 +184,16 @@ class Client:
         if position % ahead == 0:
             self._write("".join(f"{command}\r\n" for command in commands[position : position + ahead]).encode())
 
-    async def delete(self, numbers: Sequence[int]) -> None:
-        """Mark for deletion; `quit` makes it real."""
+    async def delete(self, numbers: Sequence[int]) -> str:
+        """Mark for deletion; `quit` makes it real. Returns what the server said to the first that it refused, or ""."""
         commands = [f"DELE {n}" for n in numbers]
+        refused = ""
         for position in range(len(commands)):
             self._ask_ahead(commands, position)
-            await self._expect("DELE")
+            ok, said = await self._status("DELE")
+            if not ok:
+                refused = refused or said or "-ERR"
+        return refused
 
     async def quit(self) -> None:
         """End the session. When this returns, deletions are done; when it raises, nobody knows."""
@@ -232,10 +238,10 @@ class Client:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.rstrip(b"\r")
 
-    async def _lines(self, doing: str) -> list[str]:
+    async def _lines(self, doing: str) -> list[bytes]:
         box = bytearray()
         await self._multiline(box.extend, 0, MAX_LISTING)
-        return box.decode("utf-8", "replace").splitlines()
+        return bytes(box).splitlines()
 
     async def _multiline(self, write: Sink, size: int, most: int) -> None:
         """A multi-line answer up to its lonely dot, dots at line starts undone, written as it comes."""
@@ -248,8 +254,9 @@ class Client:
                 self._buffer = data[end + 5 :]
                 write(data[: end + 2].replace(b"\r\n..", b"\r\n.")[skip:])
                 return
-            cut = data.rfind(b"\r\n", 0, len(data))
-            cut = cut if cut > 0 or len(data) < READ else len(data) - 1
+            cut = data.rfind(b"\r\n", max(0, len(data) - 4))  # half of an end, or of dots, perhaps
+            if cut < 0:
+                cut = len(data) - data.endswith(b"\r")
             if cut > 0:
                 write(data[:cut].replace(b"\r\n..", b"\r\n.")[skip:])
                 seen, skip = seen + cut, 0
@@ -290,3 +297,11 @@ def _read_status(line: bytes) -> tuple[bool | None, str]:
     if text.startswith("-ERR"):
         return False, text[4:].strip()
     return None, text[:200]
+
+
+def _name(raw: bytes) -> str:
+    """A unique id is 1 to 70 printable characters (RFC 1939 section 7); whatever else comes is named by its hash."""
+    text = raw.decode("ascii", "replace")
+    if len(raw) <= LONGEST_ID and text.isascii() and text.isprintable():
+        return text
+    return f"sha256-{hashlib.sha256(raw).hexdigest()}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -17,7 +17,7 @@ from itertools import islice
 from email_router.mail.pop3.client import Client
 from email_router.mail.pop3.settings import Pop3Settings
 from email_router.mime.received import received_in
-from email_router.model.errors import NeedsOperator, Permanent, RouterError
+from email_router.model.errors import NeedsOperator, Permanent, RouterError, Transient
 from email_router.model.mailbox import SourceAction
 from email_router.model.message import Content, DeliveryKey, RawMessage
 from email_router.net.spool import Spool
@@ -27,6 +27,10 @@ HEADER = 64 * 1024
 """Bytes of a message in which its topmost Received field is looked for."""
 TOP_FROM = 32 * 1024
 """Smaller messages are read at once; of larger ones the header is read first, since they may be too old to matter."""
+STRIKES = 3
+"""So often a message may end the session before it is set aside."""
+LOST = f"the session was lost {STRIKES} times while this message was read"
+READ_ELSEWHERE = "read it with another mail program; retry it when the server gives it"
 
 
 class Pop3Source:
@@ -38,6 +42,7 @@ class Pop3Source:
         self._client: Client | None = None
         self._queue: deque[tuple[int, str]] = deque()
         self._sizes: dict[int, int] = {}
+        self._strikes: Counter[str] = Counter()
 
     # -- Source
 
@@ -56,25 +61,29 @@ class Pop3Source:
     async def fetch(self, keys: Sequence[DeliveryKey]) -> Sequence[RawMessage]:
         async with self._session() as client:
             numbers = await self._numbers(client, [key.item for key in keys])
-            sizes = await client.sizes()
-            there = [(key, numbers[key.item]) for key in keys if key.item in numbers]
-            for _, number in there:
-                if sizes.get(number, 0) > self._settings.maximum_message_bytes:
-                    raise Permanent(_too_large(sizes[number], self._settings), where=client.where)
-            found: dict[int, RawMessage] = {}
-            by_number = {number: key for key, number in there}
-            wanted = [(number, sizes.get(number, 0)) for number in by_number]
-            async for number, box in client.retrieve(wanted, self._context.spool):
+            self._sizes = await client.sizes()
+            there = [key for key in keys if key.item in numbers]
+            for key in there:
+                if why := self._why_not(numbers[key.item], key.item):
+                    if len(there) == 1:  # the answer is taken; when somebody has it tried again, it is
+                        self._strikes.pop(key.item, None)
+                    raise Permanent(why, where=client.where, cure=READ_ELSEWHERE)
+            found = await self._fetched(client, {numbers[key.item]: key for key in there})
+            return [found[key] for key in there]
+
+    async def _fetched(self, client: Client, wanted: Mapping[int, DeliveryKey]) -> dict[DeliveryKey, RawMessage]:
+        found: dict[DeliveryKey, RawMessage] = {}
+        try:
+            async for number, box in client.retrieve([(n, self._sizes.get(n, 0)) for n in wanted], self._context.spool):
                 if isinstance(box, str):
-                    raise Permanent(
-                        "the server does not give this message",
-                        where=client.where,
-                        said=box,
-                        cure="read it with another mail program",
-                    )
+                    what = "the server does not give this message"
+                    raise Permanent(what, where=client.where, said=box, cure=READ_ELSEWHERE)
                 content = box.finish()
-                found[number] = RawMessage(by_number[number], content, received_at(content))
-            return [found[number] for _, number in there]
+                found[wanted[number]] = RawMessage(wanted[number], content, received_at(content))
+        except Transient:
+            self._strikes[next(key.item for key in wanted.values() if key not in found)] += 1
+            raise
+        return found
 
     async def acknowledge(self, keys: Sequence[DeliveryKey], action: SourceAction, move_to: str = "") -> None:
         """Delete, and only the server's answer to QUIT counts: a session that is lost before has changed nothing."""
@@ -89,7 +98,9 @@ class Pop3Source:
         await self._finish()
         async with self._session() as client:
             numbers = await self._numbers(client, [key.item for key in keys])
-            await client.delete(sorted(numbers.values()))
+            refused = await client.delete(sorted(numbers.values()))
+        if refused:
+            raise Transient("the server would not delete a message", where=client.where, said=refused, scope="mailbox")
 
     async def usage(self) -> Usage:
         async with self._session() as client:
@@ -119,29 +130,41 @@ class Pop3Source:
     async def _next(self, client: Client, limit: Limit) -> Batch:
         chosen = self._choose(limit)
         old = await self._too_old(client, chosen)
-        items: list[RawMessage] = []
-        unreadable = [
-            (self._key(item), _too_large(self._sizes[n], self._settings))
-            for n, item in chosen
-            if self._sizes.get(n, 0) > self._settings.maximum_message_bytes
-        ]
+        unreadable = [(self._key(item), why) for n, item in chosen if (why := self._why_not(n, item))]
         refused = {key.item for key, _ in unreadable}
-        names = {n: item for n, item in chosen if n not in old and item not in refused}
-        wanted = [(n, self._sizes.get(n, 0)) for n in names]
         passed = [self._key(item) for n, item in chosen if n in old and item not in refused]
-        async for number, box in client.retrieve(wanted, self._context.spool):
-            key = self._key(names[number])
-            if isinstance(box, str):
-                unreadable.append((key, box or "the server does not give this message"))
-                continue
-            content = box.finish()
-            received = received_at(content)
-            if self._context.since is not None and received < self._context.since:
-                passed.append(key)
-                content.discard()
-            else:
-                items.append(RawMessage(key, content, received))
-        return Batch(tuple(items), "", bool(self._queue), len(passed), tuple(unreadable), tuple(passed))
+        waiting = {n: item for n, item in chosen if n not in old and item not in refused}
+        items: list[RawMessage] = []
+        wanted = [(n, self._sizes.get(n, 0)) for n in waiting]
+        try:
+            async for number, box in client.retrieve(wanted, self._context.spool):
+                key = self._key(waiting.pop(number))
+                if isinstance(box, str):
+                    unreadable.append((key, box or "the server does not give this message"))
+                    continue
+                content = box.finish()
+                received = received_at(content)
+                if self._context.since is not None and received < self._context.since:
+                    passed.append(key)
+                    content.discard()
+                else:
+                    items.append(RawMessage(key, content, received))
+        except Transient:
+            # What arrived before the session was lost is a batch; the message at which it was lost may be to blame.
+            self._strikes[next(iter(waiting.values()))] += 1
+            if not (items or unreadable or passed):
+                raise
+            self._queue.clear()
+        for key in (*(item.key for item in items), *(key for key, _ in unreadable)):
+            self._strikes.pop(key.item, None)
+        more = bool(self._queue or waiting)
+        return Batch(tuple(items), "", more, len(passed), tuple(unreadable), tuple(passed))
+
+    def _why_not(self, number: int, item: str) -> str:
+        """Why this message is not even asked for, or ""."""
+        if self._sizes.get(number, 0) > self._settings.maximum_message_bytes:
+            return _too_large(self._sizes[number], self._settings)
+        return LOST if self._strikes[item] >= STRIKES else ""
 
     def _choose(self, limit: Limit) -> list[tuple[int, str]]:
         """The next messages within the limit, at least one."""
@@ -163,32 +186,32 @@ class Pop3Source:
         return {n for n, header in headers.items() if (when := received_in(header)) is not None and when < since}
 
     async def _items(self, client: Client) -> list[tuple[int, str]]:
-        """Number and item id of each message: UIDLs, or hashes of the content where the server has none."""
-        if not self._settings.uidl:
-            return await self._hashes(client)
-        seen: Counter[str] = Counter()
-        items = []
-        for number, uid in await client.uidls():
-            seen[uid] += 1
-            items.append((number, uid if seen[uid] == 1 else f"{uid}#{seen[uid]}"))  # broken servers repeat ids
-        return items
+        """Number and item id of each message: UIDLs, or hashes of the content where the server has none.
 
-    async def _hashes(self, client: Client) -> list[tuple[int, str]]:
-        """Read everything to tell messages apart; they are deleted once dealt with, so that there are few."""
-        sizes = self._sizes or await client.sizes()
-        found: list[tuple[int, str]] = []
+        An id that a broken server gives to several messages gets the hash too: which of them is meant must not depend
+        on their order, or the wrong one is deleted.
+        """
+        if not self._settings.uidl:
+            sizes = self._sizes or await client.sizes()
+            return _told_apart(sorted((await self._hashes(client, sizes)).items()))
+        uids = await client.uidls()
+        uses = Counter(uid for _, uid in uids)
+        repeated = {n: self._sizes.get(n, 0) for n, uid in uids if uses[uid] > 1}
+        hashes = await self._hashes(client, repeated) if repeated else {}
+        return _told_apart([(n, f"{uid}#{hashes.get(n, '')}" if n in repeated else uid) for n, uid in uids])
+
+    async def _hashes(self, client: Client, sizes: Mapping[int, int]) -> dict[int, str]:
+        """Read these messages to tell them apart."""
+        found: dict[int, str] = {}
         boxes: list[_Hash] = []
 
         def make() -> _Hash:
             boxes.append(_Hash())
             return boxes[-1]
 
-        seen: Counter[str] = Counter()
         async for number, box in client.retrieve(sorted(sizes.items()), make):
             if not isinstance(box, str):
-                item = boxes.pop().name
-                seen[item] += 1
-                found.append((number, item if seen[item] == 1 else f"{item}#{seen[item]}"))
+                found[number] = boxes.pop().name
         return found
 
     async def _numbers(self, client: Client, items: Sequence[str]) -> dict[str, int]:
@@ -261,6 +284,16 @@ def received_at(content: Content) -> datetime:
     """The time of the topmost Received field, else now: never Date, which the sender writes."""
     with content.open() as stream:
         return received_in(stream.read(HEADER)) or datetime.now(UTC)
+
+
+def _told_apart(items: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Messages with the same content are the same: any of them may be meant."""
+    seen: Counter[str] = Counter()
+    found = []
+    for number, item in items:
+        seen[item] += 1
+        found.append((number, item if seen[item] == 1 else f"{item}#{seen[item]}"))
+    return found
 
 
 def _too_large(size: int, settings: Pop3Settings) -> str:
