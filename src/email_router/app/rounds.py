@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from email_router.incoming import flow as incoming
+from email_router.model.errors import RouterError
 from email_router.model.mailbox import AccessMethod, Approval, MailboxKind
 from email_router.model.receipt import Term
 from email_router.model.settings import Deployment, MailboxSettings, OutgoingProfile
@@ -34,12 +36,22 @@ class MailboxRounds:
         self._gate = gate
 
     async def run(self, term: Term) -> float:
-        async with self._gate:
-            report = await incoming.run(self._ways, term)
-        if report.messages or report.older:
-            await self._router.mailboxes.report(self._ways.mailbox.address, "ok", "", report.lag, report.older)
+        report = incoming.Report()
+        try:
+            async with self._gate:
+                await incoming.run(self._ways, term, report=report)
+        except RouterError:
+            with suppress(RouterError):
+                await self._tell(report)
+            raise
+        await self._tell(report)
         period = self._poll * random.uniform(1 - self._jitter, 1 + self._jitter)  # noqa: S311 - spreads load
         return min(period, report.again) if report.again is not None else period
+
+    async def _tell(self, report: incoming.Report) -> None:
+        """How far behind, and how many older messages were passed over: also of a round that failed later."""
+        if report.messages or report.older:
+            await self._router.mailboxes.report(self._ways.mailbox.address, "ok", "", report.lag, report.older)
 
     async def wait(self, seconds: float) -> None:
         address = self._ways.mailbox.address

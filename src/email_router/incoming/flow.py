@@ -38,6 +38,8 @@ AT_ONCE = 100
 """Receipts taken up again in one go."""
 TRIES = 10
 """So often an item that the CRM fails on by itself is tried before it is undeliverable."""
+GIVE_UP_AFTER = 3
+"""So many messages one after the other that a mailbox would not change: then it is the mailbox, not the message."""
 PARSE_ASIDE = 256 * 1024
 """Bytes from which a message is parsed in a thread of its own."""
 LONGEST_ID = 900
@@ -80,6 +82,8 @@ class Report:
     again: float | None = None
     """Seconds until the first postponed receipt is due."""
     outcomes: dict[Outcome, int] = field(default_factory=dict)
+    unchanged: RouterError | None = None
+    """Why the mailbox did not let us mark, move or delete what has its outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +107,14 @@ async def run(ways: Ways, term: Term, limit: Limit = BATCH, report: Report | Non
                 ahead = asyncio.create_task(_read(ways, read.batch.cursor, limit))
             await _handle_batch(ways, read, term, report)
             if not read.batch.more:
-                return report
+                break
     finally:
         ahead.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await ahead
+    if (error := report.unchanged) is not None:  # new mail goes on, so that this is no reason for a long pause
+        raise Transient(error.what, where=error.where, cure=error.cure, said=error.said, scope=error.scope)
+    return report
 
 
 async def _read(ways: Ways, cursor: str, limit: Limit) -> Read:
@@ -226,20 +233,51 @@ async def _conclude(ways: Ways, conclusions: Sequence[Conclusion], term: Term, r
     if received:
         report.lag = (datetime.now(UTC) - max(received)).total_seconds()
     if not leave:
-        await _acknowledge(ways, [c.receipt for c in conclusions], term)
+        await _acknowledge(ways, [c.receipt for c in conclusions], term, report)
 
 
-async def _acknowledge(ways: Ways, receipts: Sequence[Receipt], term: Term) -> None:
-    """Change the source where every deployment has its outcome, then close."""
+async def _acknowledge(ways: Ways, receipts: Sequence[Receipt], term: Term, report: Report) -> None:
+    """Change the source where every deployment has its outcome, then close.
+
+    What the source does not change is tried again later: it must not hold up the mail behind it.
+    """
     outcomes = await ways.receipts.outcomes([r.key for r in receipts])
-    ready = [key for key, all_of_it in outcomes.items() if None not in all_of_it]
+    ready = [key for key, all_of_it in outcomes.items() if None not in all_of_it and key.folder == ways.folder]
     change = [key for key in ready if any(_may_change(ways.mailbox, o) for o in outcomes[key] if o is not None)]
-    if change:
-        hit("before-acknowledge")
+    unchanged = await _unchanged(ways, change, alone=any(r.attempts for r in receipts)) if change else {}
+    late = [r for r in receipts if r.key in unchanged]
+    if late:
+        report.unchanged = next(iter(unchanged.values()))
+        await _postpone(ways, late, report.unchanged, term, report)
+    await ways.receipts.close([r for r in receipts if r.key not in unchanged], term)
+
+
+async def _unchanged(ways: Ways, keys: Sequence[DeliveryKey], *, alone: bool) -> dict[DeliveryKey, RouterError]:
+    """Change these in the source; returns those that it did not change, and why.
+
+    All in one go; `alone`, when that failed before: one by one, until it fails at one after the other.
+    """
+    unchanged: dict[DeliveryKey, RouterError] = {}
+    error: RouterError | None = None
+    in_a_row = 0
+    for group in [[key] for key in keys] if alone else [keys]:
+        if in_a_row < GIVE_UP_AFTER:
+            error = await _change(ways, group)
+            in_a_row = in_a_row + 1 if error is not None else 0
+        if error is not None:
+            unchanged |= dict.fromkeys(group, error)
+    return unchanged
+
+
+async def _change(ways: Ways, keys: Sequence[DeliveryKey]) -> RouterError | None:
+    hit("before-acknowledge")
+    try:
         async with ways.turn:
-            await ways.source.acknowledge(change, ways.mailbox.source_action, ways.mailbox.move_to)
-        hit("after-acknowledge")
-    await ways.receipts.close(receipts, term)
+            await ways.source.acknowledge(keys, ways.mailbox.source_action, ways.mailbox.move_to)
+    except (Transient, NeedsOperator) as error:
+        return error
+    hit("after-acknowledge")
+    return None
 
 
 def _may_change(mailbox: MailboxSettings, outcome: Outcome) -> bool:
@@ -266,7 +304,7 @@ async def _take_up_again(ways: Ways, term: Term, report: Report) -> None:
         waiting = await ways.receipts.waiting(ways.mailbox.address, ways.folder, AT_ONCE)
         concluded = [r for r in waiting if r.outcome is not None]
         if concluded:
-            await _acknowledge(ways, concluded, term)
+            await _acknowledge(ways, concluded, term, report)
         again = [r for r in waiting if r.outcome is None]
         if again:
             kept = await ways.kept.kept(again)

@@ -14,11 +14,13 @@ from sqlalchemy import text
 
 from email_router.crm.embedded.directory import Directory
 from email_router.incoming import flow
+from email_router.incoming.flow import GIVE_UP_AFTER
 from email_router.mail.memory.server import Server
 from email_router.mail.memory.source import MemorySource
 from email_router.model.errors import Fenced, NeedsOperator, Permanent, Transient
 from email_router.model.filing import FilingItem, FilingResult, NotFiled
 from email_router.model.mailbox import AccessMethod, FilterOption, SourceAction
+from email_router.model.message import DeliveryKey
 from email_router.model.receipt import Outcome, Term
 from email_router.ports.mail import Login, SourceContext
 from tests.fixtures.company import Company, at, company, letter, no_secret
@@ -293,10 +295,88 @@ async def test_an_acknowledgement_that_failed_is_repeated_and_nothing_is_filed_t
         await acme.run(HELP)
     assert len(acme.mail.folder(HELP)) == 1
     assert len(await acme.timeline()) == 1
+    await forget_waits(acme)
     await acme.run(HELP)
     assert acme.mail.folder(HELP) == []
     assert len(await acme.timeline()) == 1
     assert await acme.scalar("SELECT count(*) FROM router.receipt WHERE closed IS NULL") == 0
+
+
+class Stubborn(MemorySource):
+    """A mailbox that never lets the messages with these words be deleted, nor anything in one go with them."""
+
+    words: tuple[bytes, ...] = ()
+    asked = 0
+
+    async def acknowledge(self, keys: Sequence[DeliveryKey], action: SourceAction, move_to: str = "") -> None:
+        self.asked += 1
+        stubborn = [s for s in self._folder if any(word in s.raw for word in self.words)]
+        if {str(s.uid) for s in stubborn} & {key.item for key in keys}:
+            raise NeedsOperator("the folder may only be read", cure="grant the right")
+        await super().acknowledge(keys, action, move_to)
+
+
+async def forget_waits(acme: Company) -> None:
+    async with acme.engine.begin() as db:
+        await db.execute(text("UPDATE router.receipt SET next_attempt = now()"))
+
+
+async def test_what_the_mailbox_does_not_change_holds_up_nobody(acme: Company) -> None:
+    """It has its outcome; what lies behind it must not wait for the mailbox to obey."""
+    await acme.queue(HELP)
+    acme.change(HELP, source_action=SourceAction.DELETE)
+    context = SourceContext(HELP, "INBOX", Login("", no_secret), None, acme.spool)
+    source = Stubborn(acme.mail, context)
+    source.words = (b"letter 2.",)
+    for n in (1, 2, 3):
+        acme.mail.deliver(HELP, letter(n, HELP))
+    with pytest.raises(Transient, match="may only be read"):
+        await acme.run(HELP, source=source)
+    assert len(acme.mail.folder(HELP)) == 3
+    acme.mail.deliver(HELP, letter(4, HELP))
+    with pytest.raises(Transient):  # new mail is read and filed although the first three wait
+        await forget_waits(acme)
+        await acme.run(HELP, source=source)
+    assert [s.raw for s in acme.mail.folder(HELP)] == [letter(2, HELP)]
+    assert len(await acme.timeline()) == 4
+    assert await acme.scalar("SELECT count(*) FROM router.receipt WHERE closed IS NULL") == 1
+    source.words = ()
+    await forget_waits(acme)
+    await acme.run(HELP, source=source)
+    assert acme.mail.folder(HELP) == []
+    assert await acme.scalar("SELECT count(*) FROM router.receipt WHERE closed IS NULL") == 0
+
+
+async def test_a_mailbox_that_changes_nothing_is_not_asked_for_each_message(acme: Company) -> None:
+    await acme.queue(HELP)
+    acme.change(HELP, source_action=SourceAction.DELETE)
+    context = SourceContext(HELP, "INBOX", Login("", no_secret), None, acme.spool)
+    source = Stubborn(acme.mail, context)
+    source.words = (b"This is letter",)
+    for n in range(20):
+        acme.mail.deliver(HELP, letter(n, HELP))
+    for asked in (1, 1 + GIVE_UP_AFTER):
+        with pytest.raises(Transient):
+            await acme.run(HELP, source=source)
+        assert source.asked == asked
+        await forget_waits(acme)
+
+
+async def test_an_item_of_another_folder_names_nothing_in_this_one(acme: Company) -> None:
+    """The numbers of two folders may be the same: what is retried from kept bytes must not delete a stranger."""
+    await acme.queue(HELP)
+    acme.change(HELP, source_action=SourceAction.DELETE)
+    acme.filing = flaky = Flaky(acme.filing)
+    flaky.poison["letter 1"] = Permanent("refused")
+    acme.mail.deliver(HELP, letter(1, HELP))
+    await acme.run(HELP)
+    flaky.poison.clear()
+    async with acme.engine.begin() as db:
+        await db.execute(text("UPDATE router.receipt SET folder = 'Old'"))
+        await db.execute(text("UPDATE router.undeliverable SET folder = 'Old'"))
+    await acme.undeliverable.retry(None)
+    assert (await acme.run(HELP)).outcomes[Outcome.FILED] == 1
+    assert [s.raw for s in acme.mail.folder(HELP)] == [letter(1, HELP)]
 
 
 async def test_a_message_that_vanished_before_it_was_read_again_is_told(acme: Company) -> None:
