@@ -19,7 +19,7 @@ from email_router.net.spool import MemoryContent
 from email_router.ports.mail import Login, Uncertain
 from tests.fixtures.dovecot import Dovecot
 from tests.fixtures.postfix import SIZE_LIMIT, Postfix
-from tests.servers.scripted import Scripted
+from tests.servers.scripted import HANG_UP, Scripted
 
 ACCEPTED, DEFERRED, REFUSED = RecipientState.ACCEPTED, RecipientState.DEFERRED, RecipientState.REFUSED
 LETTER = b"From: a@router.test\r\nSubject: dots\r\n\r\n.\r\n..two\r\nlast line without its end"
@@ -239,6 +239,30 @@ async def test_no_answer_to_the_final_dot_is_uncertain(end: str) -> None:
     assert mark.count == 1
 
 
+async def test_an_answer_that_is_none_is_no_proof() -> None:
+    script = (*EHLO, *OK, "hi>", ".>354 go on")
+    with pytest.raises(Uncertain, match="does not fit"):
+        await scripted(*swallow(script))
+
+
+async def test_a_connection_with_a_reply_too_many_is_not_used_again() -> None:
+    """Its next reply would answer our next command, and the one after that the message."""
+    once = (*EHLO, *OK, "hi>", ".>250 ok\r\n250 and more", HANG_UP)
+    async with Scripted(swallow((*once, *EHLO, *OK, "hi>", ".>250 ok"))) as server:
+        async with CONNECTOR.sender(replace(PLAIN, port=server.port), login()) as made:  # type: ignore[misc]
+            for _ in range(2):
+                [result] = await made.send(MemoryContent(b"hi\r\n"), Envelope("a@x.test", ("b@x.test",)), Marks())
+                assert (result.state, result.said) == (ACCEPTED, "250 ok")
+        assert [line[:4] for line in server.heard].count("EHLO") == 2
+
+
+@pytest.mark.parametrize("size", ["\N{SUPERSCRIPT TWO}", "9" * 5000, "-1", "soon"])
+async def test_a_size_that_is_none_is_no_limit(size: str) -> None:
+    script = ("220 hi", f"EHLO>250-mx\r\n250-SIZE {size}\r\n250 PIPELINING", *OK, "hi>", ".>250 ok")
+    [result] = await scripted(*swallow(script))
+    assert result.state is ACCEPTED
+
+
 async def test_a_mark_that_cannot_be_made_hands_nothing_over() -> None:
     async with Scripted(swallow((*EHLO, *OK, "hi>"))) as server:
         with pytest.raises(RuntimeError, match="the database is away"):
@@ -258,6 +282,11 @@ async def test_a_mark_that_cannot_be_made_hands_nothing_over() -> None:
         ((*EHLO, "MAIL>250 ok"), Transient, "did not answer in time"),
         (("220 hi", "EHLO>250-" + "x" * 9000), Transient, "no SMTP"),
         (("220 hi", "EHLO>" + "250-x\r\n" * 300 + "250 end"), Transient, "no SMTP"),
+        (("220 hi", "EHLO>250-" + "x" * 600_000), Transient, "no SMTP"),
+        ((*EHLO, "MAIL>250 ok", "RCPT>250 ok", "DATA>250 taken, I promise"), Transient, "does not fit (DATA)"),
+        ((*EHLO, "MAIL>354 go"), Transient, "does not fit (MAIL)"),
+        ((*EHLO, "MAIL>250 ok", "RCPT>250 ok", "DATA>354 go\r\n250 taken, I promise"), Transient, "spoke"),
+        ((*EHLO, "MAIL>250 ok\r\n250 and more", "RCPT>550 no", "DATA>354 go"), Transient, "spoke"),
     ],
 )
 async def test_what_stops_the_profile(script: Sequence[str], error: type[RouterError], words: str) -> None:

@@ -57,6 +57,11 @@ class Connection:
         name = self.writer.get_extra_info("peername")
         return str(name[0]) if name else ""
 
+    @property
+    def spoken_to(self) -> bool:
+        """Whether the peer said something that was not read yet, or has closed: out of turn, if it is ours to speak."""
+        return bool(self.reader._buffer) or self.reader.at_eof()  # type: ignore[attr-defined]
+
     async def start_tls(self) -> None:
         """TLS over this connection, verified. Raises NeedsOperator for the certificate, Transient for the network."""
         if self.reader._buffer:  # type: ignore[attr-defined]  # what came in clear could come from anybody (CVE-2011-0411)

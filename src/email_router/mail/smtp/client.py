@@ -29,6 +29,7 @@ MAX_LINE = 8192
 CHUNK = 64 * 1024
 PIPELINED = 100
 """Recipients sent before their replies are read, so that neither side's buffer fills up."""
+_GO_ON = ((334, "log in"), (354, "DATA"))
 
 
 class Lost(Exception):
@@ -48,7 +49,9 @@ class Client:
 
     @property
     def usable(self) -> bool:
-        return self._connection is not None
+        """Whether a command may be sent: connected, and every reply read. A server that gives one too many would
+        answer our next command with it, and all that follow."""
+        return self._connection is not None and not self._connection.spoken_to
 
     @property
     def encryption(self) -> str:
@@ -94,7 +97,7 @@ class Client:
         await self._ehlo()  # what was said in clear is not believed (RFC 3207 section 4.2)
 
     async def _ehlo(self) -> None:
-        name = self._settings.helo or socket.getfqdn()
+        name = self._settings.helo or await asyncio.to_thread(socket.getfqdn)  # it may ask a slow name server
         reply = await self._ask(f"EHLO {name}\r\n".encode("ascii", "replace"), "EHLO", keep_lines=True)
         if not reply.ok:
             raise await self._given_up(errors.refused(reply, "EHLO", self.where))
@@ -170,6 +173,8 @@ class Client:
             return None, replies
         if go.code != 354:
             self._check_login(go, "DATA")
+            if go.ok:
+                raise await self._broken("the answer does not fit (DATA)", go.said)
             await self._reset()
             return go, replies
         await self._body(content)
@@ -214,8 +219,11 @@ class Client:
             await self._reset()
 
     async def _reset(self) -> None:
-        if self.usable:
-            await self._ask(b"RSET\r\n", "RSET")
+        if self._connection is None:
+            return
+        reply = await self._ask(b"RSET\r\n", "RSET")
+        if not reply.ok:  # it takes our commands for something else
+            await self.close()
 
     async def _body(self, content: Content) -> None:
         """All of the content, dot-stuffed, but for the final dot."""
@@ -229,6 +237,8 @@ class Client:
             raise await self._broken("the connection was lost while the message was sent", error) from error
 
     async def _hand_over(self, handing_over: Callable[[], Awaitable[None]]) -> None:
+        if self._wire.spoken_to:  # what it says is no answer to a message that it does not have yet
+            raise await self._broken("the server closed or spoke before it had the whole message")
         try:
             await handing_over()
         except BaseException:
@@ -247,7 +257,7 @@ class Client:
 
     def _check(self, content: Content, utf8: bool) -> None:
         limit = self.extensions.get("SIZE", "")
-        if limit.isdigit() and 0 < int(limit) < content.size:
+        if limit.isdecimal() and limit.isascii() and len(limit) < 20 and 0 < int(limit) < content.size:
             raise Permanent(
                 f"the message has {content.size:,} bytes and the server takes at most {int(limit):,}",
                 where=self.where,
@@ -286,10 +296,10 @@ class Client:
     # -- the wire
 
     def _write(self, data: bytes) -> None:
-        writer = self._wire.writer
-        if writer.is_closing():
-            raise Transient("the server closed the connection", where=self.where, scope="profile")
-        writer.write(data)
+        wire = self._wire
+        if wire.writer.is_closing() or wire.spoken_to:
+            raise Transient("the server closed, or spoke when nothing was asked", where=self.where, scope="profile")
+        wire.writer.write(data)
 
     async def _ask(self, command: bytes, doing: str, timeout: float = 0.0, *, keep_lines: bool = False) -> Reply:
         self._write(command)
@@ -302,11 +312,13 @@ class Client:
                 code, lines = await self._lines()
         except TimeoutError as error:
             raise await self._broken(f"the server did not answer in time ({doing})", error) from error
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             raise await self._broken(f"the connection was lost or the answer is no SMTP ({doing})", error) from error
         if keep_lines:
             return Reply(code, "", "\n".join(lines))
         reply = errors.reply_of(code, lines)
+        if code < 400 and (code >= 300 or code < 200) and (code, doing) not in _GO_ON:
+            raise await self._broken(f"the answer does not fit ({doing})", reply.said)
         if code == 421 and doing != "the whole message":
             raise await self._given_up(errors.refused(reply, doing, self.where))
         return reply
@@ -325,9 +337,9 @@ class Client:
             if line[3:4] != "-":
                 return int(line[:3]), lines
 
-    async def _broken(self, what: str, error: Exception) -> Transient:
+    async def _broken(self, what: str, error: Exception | str = "") -> Transient:
         await self.close()
-        said = str(error) or type(error).__name__
+        said = str(error) or (type(error).__name__ if error else "")
         return Transient(what, where=self.where, said=said, cure="see whether the mail server is well", scope="profile")
 
     async def _given_up(self, error: RouterError) -> RouterError:

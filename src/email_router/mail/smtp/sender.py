@@ -58,7 +58,9 @@ class SmtpSender:
                 await client.noop()
                 return client
             except RouterError:
-                await client.close()
+                pass
+        if client is not None:
+            await client.close()
         client = self._client = Client(self._settings, self._login)
         try:
             await client.connect()
