@@ -15,7 +15,10 @@ from email_router.tracking.decide import decide
 def decide_batch(
     evidences: Sequence[Evidence], facts: Sequence[Facts], settings: TrackingSettings, new_id: Callable[[], UUID]
 ) -> list[Verdict]:
-    """One verdict per evidence, in order. Pure but for `new_id`."""
+    """One verdict per evidence, in order. Pure but for `new_id`.
+
+    Anybody may write an id that is known already: who had it first keeps its replies.
+    """
     verdicts: list[Verdict] = []
     by_identity: dict[bytes, KnownActivity] = {}
     by_message_id: dict[str, KnownActivity] = {}
@@ -23,7 +26,7 @@ def decide_batch(
         seen = replace(
             known,
             duplicate=known.duplicate or by_identity.get(evidence.identity),
-            by_message_id={**known.by_message_id, **_named(evidence, by_message_id)},
+            by_message_id={**_named(evidence, by_message_id), **known.by_message_id},
         )
         verdict = decide(evidence, seen, settings, new_id)
         verdicts.append(verdict)
@@ -33,7 +36,7 @@ def decide_batch(
             )
             by_identity[evidence.identity] = activity
             if evidence.message_id:
-                by_message_id[evidence.message_id] = activity
+                by_message_id.setdefault(evidence.message_id, activity)
     return verdicts
 
 

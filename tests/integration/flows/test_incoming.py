@@ -302,6 +302,18 @@ async def test_an_acknowledgement_that_failed_is_repeated_and_nothing_is_filed_t
     assert await acme.scalar("SELECT count(*) FROM router.receipt WHERE closed IS NULL") == 0
 
 
+async def test_nobody_takes_over_a_conversation_by_using_its_id(acme: Company) -> None:
+    """A stranger who knows the id of a message sends another one with it: replies go on to where they went."""
+    await acme.queue(HELP, makes_cases=True)
+    acme.mail.deliver(HELP, letter(1, HELP, subject="The oven"), at(1))
+    await acme.run(HELP)
+    acme.mail.deliver(HELP, letter(1, HELP, subject="Mine now", sender="eve@evil.test", body="x"), at(2))
+    await acme.run(HELP)
+    acme.mail.deliver(HELP, letter(2, HELP, answers="1@customer.test"), at(3))
+    await acme.run(HELP)
+    assert [row["regarding"] for row in await acme.timeline()] == ["The oven", "Mine now", "The oven"]
+
+
 class Stubborn(MemorySource):
     """A mailbox that never lets the messages with these words be deleted, nor anything in one go with them."""
 

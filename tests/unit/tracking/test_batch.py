@@ -60,6 +60,20 @@ def test_what_the_crm_knows_stays_known() -> None:
     assert (verdict.reason, verdict.activity) == (Reason.DUPLICATE, parent.id)
 
 
+def test_nobody_takes_over_a_conversation_by_using_its_id() -> None:
+    ours = sent("asked@acme.test", regarding=record("incident"))
+    taker = replace(evidence([HELP.address]), message_id="asked@acme.test")
+    reply = evidence([HELP.address], in_reply_to=("asked@acme.test",))
+    known = replace(KNOWN, by_message_id={"asked@acme.test": ours})
+    verdicts = decide_batch([taker, reply], [KNOWN, known], SETTINGS, new_id)
+    assert verdicts[1].correlated == ours.id
+    first = evidence([HELP.address])
+    second = replace(evidence([HELP.address]), message_id=first.message_id)
+    answer = evidence([HELP.address], in_reply_to=(first.message_id,))
+    verdicts = judged(first, second, answer)
+    assert verdicts[2].correlated == verdicts[0].activity
+
+
 def test_messages_without_an_id_are_nobodys_parents() -> None:
     nameless = replace(evidence([HELP.address]), message_id="")
     reply = replace(evidence([HELP.address]), in_reply_to=("",))

@@ -23,14 +23,19 @@ from email_router.tracking.extract import extract
 T = TypeVar("T")
 
 _KNOWN = """
-SELECT a.id, a.identity, a.message_id, a.direction, a.created, a.owner, a.token, a.sent,
+a.id, a.identity, a.message_id, a.direction, a.created, a.owner, a.token, a.sent,
     r.id AS regarding, r.type, r.name, r.owner AS regarding_owner, r.active
 FROM crm.activity a LEFT JOIN crm.record r ON r.id = a.regarding
 WHERE a.organization = :organization AND
 """
-BY_IDENTITY = text(_KNOWN + "a.direction = 'incoming' AND a.identity = ANY(:values)")
-BY_MESSAGE_ID = text(_KNOWN + "a.message_id = ANY(:values) ORDER BY a.created DESC")
-BY_TOKEN = text(_KNOWN + "a.token = ANY(:values) ORDER BY a.created")
+BY_IDENTITY = text(f"SELECT {_KNOWN} a.direction = 'incoming' AND a.identity = ANY(:values)")
+# Anybody may write an id that is known already: what we sent comes first, then what came first.
+BY_MESSAGE_ID = text(
+    f"SELECT DISTINCT ON (a.message_id) {_KNOWN} a.message_id = ANY(:values) "
+    "ORDER BY a.message_id, a.direction DESC, a.created, a.id"
+)
+# Tokens are ours, and begin anew when their counter is at its end: the newest is meant.
+BY_TOKEN = text(f"SELECT DISTINCT ON (a.token) {_KNOWN} a.token = ANY(:values) ORDER BY a.token, a.created DESC")
 BY_ADDRESS = text("""
 SELECT a.key, r.id, r.type, r.name, r.owner, r.active FROM crm.address a JOIN crm.record r ON r.id = a.record
 WHERE a.organization = :organization AND a.key = ANY(:values) ORDER BY r.created, r.id
@@ -67,7 +72,7 @@ class Records:
             identities = {
                 row.identity: _activity(row) for row in await ask(BY_IDENTITY, {e.identity for e in evidence})
             }
-            by_id = {row.message_id: _activity(row) for row in reversed(await ask(BY_MESSAGE_ID, ids))}
+            by_id = {row.message_id: _activity(row) for row in await ask(BY_MESSAGE_ID, ids)}
             by_token = {row.token: _activity(row) for row in await ask(BY_TOKEN, tokens)}
             records = _grouped((row.key, _record(row)) for row in await ask(BY_ADDRESS, keys))
             found = await ask(text(RECEIVERS + " AND v.key = ANY(:values)"), keys)
