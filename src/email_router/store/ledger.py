@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from email_router.model.errors import Fenced
 from email_router.model.ids import new_id
 from email_router.model.outgoing import (
     LedgerRow,
@@ -41,6 +42,13 @@ SELECT t.*, :shard FROM unnest(CAST(:id AS uuid[]), CAST(:email AS uuid[]), CAST
     CAST(:date AS timestamptz[]), CAST(:envelope_id AS text[])) AS t
 ON CONFLICT (deployment, email) DO NOTHING RETURNING id
 """)
+TAKE_OVER = text("""
+UPDATE router.ledger AS l SET profile = :profile, shard = :shard
+FROM unnest(CAST(:email AS uuid[]), CAST(:deployment AS text[])) AS t(email, deployment)
+WHERE l.email = t.email AND l.deployment = t.deployment AND l.profile <> :profile
+    AND (l.state = 'pending' OR NOT l.settled)
+""")
+"""A mailbox that was given another profile takes along what the old one did not finish: nobody serves that any more."""
 ENTER_RECIPIENTS = text("""
 INSERT INTO router.ledger_recipient (ledger, n, address)
 SELECT * FROM unnest(CAST(:ledger AS uuid[]), CAST(:n AS integer[]), CAST(:address AS text[]))
@@ -59,8 +67,8 @@ WHERE profile = :profile AND state = 'pending' AND handed_over IS NULL AND next_
 ORDER BY next_attempt, id LIMIT :limit
 """)
 HAND_OVER = text("""
-UPDATE router.ledger SET handed_over = now(), handed_epoch = :epoch, shard = :shard
-WHERE id = ANY(:ids) AND state = 'pending'
+UPDATE router.ledger SET handed_over = now(), handed_epoch = :epoch
+WHERE id = ANY(:ids) AND state = 'pending' AND shard = :shard
 """)
 RECORD = text("""
 UPDATE router.ledger AS l SET state = t.state, last_error = t.said, settled = l.settled AND t.settled,
@@ -99,6 +107,7 @@ class Ledger:
         async with fenced(self._engine, term) as db:
             again = {"email": [r.email for r in rows], "deployment": [r.deployment for r in rows]}
             await db.execute(FORGET_FAILED, again)
+            await db.execute(TAKE_OVER, again | {"profile": profile, "shard": term.shard})
             entered = await db.execute(
                 ENTER,
                 {
@@ -132,7 +141,9 @@ class Ledger:
 
     async def hand_over(self, rows: Sequence[UUID], term: Term) -> None:
         async with fenced(self._engine, term) as db:
-            await db.execute(HAND_OVER, {"ids": list(rows), "shard": term.shard, "epoch": term.epoch})
+            marked = await db.execute(HAND_OVER, {"ids": list(rows), "shard": term.shard, "epoch": term.epoch})
+            if marked.rowcount != len(rows):
+                raise Fenced("Another profile sends these emails now", scope="profile")
 
     async def record(self, attempts: Sequence[Attempt], term: Term) -> None:
         if not attempts:

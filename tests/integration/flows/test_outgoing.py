@@ -344,3 +344,65 @@ async def test_two_routers_never_claim_one_email_twice(acme: Company) -> None:
     both = await asyncio.gather(acme.outbox.claim([HELP], 25, Term(3, 1)), acme.outbox.claim([HELP], 25, Term(4, 1)))
     ids = [e.id for claimed in both for e in claimed]
     assert len(ids) == len(set(ids)) >= 25
+
+
+async def other_profile(acme: Company) -> None:
+    """The mailbox is published with another profile, which lies in another shard, and some time passes."""
+    async with acme.engine.begin() as db:
+        await db.execute(text("UPDATE router.shard SET epoch = 1 WHERE number = 4"))
+        await db.execute(text("UPDATE crm.activity SET claimed = claimed - interval '1 hour'"))
+        await db.execute(text("UPDATE router.ledger SET next_attempt = now()"))
+    acme.term, acme.profile = Term(4, 1), replace(acme.profile, name="other relay")
+
+
+async def test_what_an_old_profile_did_not_finish_goes_out_through_the_new_one(acme: Company) -> None:
+    """Its server is away for good; the administrator gives the mailbox another profile."""
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    acme.mail.fail["send"] = [Transient("the relay is away")]
+    with pytest.raises(Transient):
+        await acme.send([HELP])
+    await other_profile(acme)
+    assert (await acme.send([HELP])).states == {SendState.SENT: 1}
+    assert await status(acme, identifier) == "Sent"
+    assert len(acme.mail.sent) == 1
+
+
+async def test_what_an_old_profile_handed_over_is_uncertain_in_the_new_one(acme: Company) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    [claimed] = await acme.outbox.claim([HELP], 10, acme.term)
+    [row] = await acme.ledger.open([claimed], acme.profile.name, acme.term)
+    await acme.ledger.hand_over([row.id], acme.term)
+    await other_profile(acme)
+    assert (await acme.send([HELP])).states == {}
+    [uncertain] = await ledger(acme)
+    assert (uncertain["state"], uncertain["profile"]) == ("uncertain", "other relay")
+    assert await status(acme, identifier) == "Sending"
+    assert acme.mail.sent == []
+
+
+async def test_a_result_that_an_old_profile_did_not_tell_is_told_by_the_new_one(acme: Company) -> None:
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    await acme.send([HELP])
+    async with acme.engine.begin() as db:
+        await db.execute(text("UPDATE router.ledger SET settled = false"))
+        await db.execute(text("UPDATE crm.activity SET status = 7"))
+    await other_profile(acme)
+    await acme.send([HELP])
+    assert await status(acme, identifier) == "Sent"
+    assert len(acme.mail.sent) == 1
+
+
+async def test_an_old_profile_that_comes_late_hands_nothing_over(acme: Company) -> None:
+    await acme.queue(HELP)
+    await acme.actions.send(draft())
+    [claimed] = await acme.outbox.claim([HELP], 10, acme.term)
+    [row] = await acme.ledger.open([claimed], acme.profile.name, acme.term)
+    late = acme.term
+    await other_profile(acme)
+    assert (await acme.send([HELP])).states == {SendState.SENT: 1}
+    with pytest.raises(Fenced):
+        await acme.ledger.hand_over([row.id], late)
+    assert len(acme.mail.sent) == 1
