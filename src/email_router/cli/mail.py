@@ -268,8 +268,7 @@ async def undeliverable_show(
                 f"There is no undeliverable message {identifier}", cure="email-router undeliverable list"
             )
         if raw:
-            async for data in made.undeliverable.raw(identifier):
-                sys.stdout.buffer.write(data)
+            sys.stdout.buffer.write(await made.undeliverable.raw(identifier))
             return OK
     if common.json:
         print_json(row)

@@ -7,7 +7,6 @@ proved.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,8 +21,6 @@ from email_router.ports.crm import Directory
 from email_router.tracking import forwarder
 
 INVALID = "InvalidForwardMailItem"
-PARSE_ASIDE = 256 * 1024
-"""Bytes from which a message is parsed in a thread of its own."""
 NAMED = 32
 DEEPEST = 100
 """How far a chain of answers within one batch is followed."""
@@ -58,13 +55,6 @@ class Refused:
     why: tuple[str, ...]
 
 
-async def parsed(content: Content) -> ParsedEmail:
-    """Parsing never raises on ugly mail; large messages do not hold up the others."""
-    if content.size < PARSE_ASIDE:
-        return parse(content)
-    return await asyncio.to_thread(parse, content)
-
-
 async def letters_of(
     mailbox: MailboxSettings, directory: Directory, seen: Sequence[Seen]
 ) -> tuple[list[Letter], list[Refused]]:
@@ -75,7 +65,7 @@ async def letters_of(
     letters: list[Letter] = []
     refused: list[Refused] = []
     for one in seen:
-        found = await _unwrapped(mailbox, receivers, one)
+        found = _unwrapped(mailbox, receivers, one)
         if isinstance(found, Refused):
             refused.append(found)
         else:
@@ -104,7 +94,7 @@ def in_order(letters: Sequence[Letter]) -> list[Letter]:
     return list(ordered.values())
 
 
-async def _unwrapped(mailbox: MailboxSettings, receivers: Sequence[Receiver], seen: Seen) -> list[Letter] | Refused:
+def _unwrapped(mailbox: MailboxSettings, receivers: Sequence[Receiver], seen: Seen) -> list[Letter] | Refused:
     parts = originals(seen.email)
     if not parts:
         return _invalid(seen, "it carries no attached message; the rule must forward as attachment")
@@ -116,7 +106,7 @@ async def _unwrapped(mailbox: MailboxSettings, receivers: Sequence[Receiver], se
         return _invalid(seen, receiver)
     why = (f"Forwarded by {receiver.address} ({proof.why}); the attached message is judged in its place.",)
     return [
-        Letter(seen, IncomingEmail(await parsed(p.content), seen.raw.received, receiver.address), p.content, why)
+        Letter(seen, IncomingEmail(parse(p.content), seen.raw.received, receiver.address), p.content, why)
         for p in parts
     ]
 

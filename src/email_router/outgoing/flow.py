@@ -211,12 +211,8 @@ async def _attachments(ways: Ways, email: OutgoingEmail) -> dict[bytes, Content]
     for ref in email.attachments:
         if ref.sha256 not in contents:
             spool = ways.spool()
-            try:
-                async for data in outbox.attachment(email.id, ref):
-                    spool.write(data)
-            except BaseException:
-                spool.abandon()
-                raise
+            async for data in outbox.attachment(email.id, ref):
+                spool.write(data)
             contents[ref.sha256] = spool.finish()
     return contents
 
