@@ -738,7 +738,7 @@ async def test_without_idle_a_poll(rig: Callable[..., Rig]) -> None:
 
 async def test_a_full_disk_is_named_and_loses_nothing(rig: Callable[..., Rig], tmp_path: Path) -> None:
     class FullDisk(Spool):
-        def write(self, data: bytes | memoryview) -> None:
+        def _put(self, data: bytes | memoryview) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     disks: list[type[Spool]] = [FullDisk]

@@ -108,7 +108,7 @@ class Router:
         self.spool_directory = bootstrap.data_directory / "spool"
         self.receipts = Receipts(engine)
         self.ledger = Ledger(engine)
-        self.undeliverable = Undeliverable(engine)
+        self.undeliverable = Undeliverable(engine, self.spool)
         self.mailboxes = Mailboxes(engine)
         self.revisions = Revisions(engine)
         self.installation = Installation(engine)

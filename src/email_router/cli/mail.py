@@ -268,7 +268,8 @@ async def undeliverable_show(
                 f"There is no undeliverable message {identifier}", cure="email-router undeliverable list"
             )
         if raw:
-            sys.stdout.buffer.write(await made.undeliverable.raw(identifier))
+            async for data in made.undeliverable.raw(identifier):
+                sys.stdout.buffer.write(data)
             return OK
     if common.json:
         print_json(row)

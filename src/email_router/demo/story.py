@@ -195,7 +195,7 @@ async def _poison(stage: Stage, memory: Memory) -> StepResult:
     _must(filed["outcome"] == "filed", f"the message behind it was {filed['outcome']}")
     kept = [row for row in await stage.router.undeliverable.listing() if row["subject"] == poison.subject]
     _must(len(kept) == 1, f"{len(kept)} undeliverable messages")
-    raw = await stage.router.undeliverable.raw(kept[0]["id"])
+    raw = b"".join([data async for data in stage.router.undeliverable.raw(kept[0]["id"])])
     _must(raw.endswith(poison.raw), "its raw bytes are not kept whole")
     return _told(set_aside, wire, "the message behind it was filed", f"{len(raw):,} bytes kept for a retry")
 

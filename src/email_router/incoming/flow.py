@@ -17,8 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from email_router.incoming.forwarded import Letter, Seen, in_order, letters_of
-from email_router.mime.parse import parse
+from email_router.incoming.forwarded import Letter, Seen, in_order, letters_of, parsed
 from email_router.model.errors import Fenced, NeedsOperator, Permanent, RouterError, Transient
 from email_router.model.filing import Filed, FilingItem, FilingResult
 from email_router.model.mailbox import MailboxKind, SourceAction
@@ -34,14 +33,12 @@ from email_router.ports.mail import Batch, Limit, Source
 from email_router.ports.store import Conclusion, Cursors, Kept, Receipts
 
 BATCH = Limit()
-AT_ONCE = 100
-"""Receipts taken up again in one go."""
+AT_ONCE = 25
+"""Receipts taken up again in one go: nobody knows how large their messages are until they are there."""
 TRIES = 10
 """So often an item that the CRM fails on by itself is tried before it is undeliverable."""
 GIVE_UP_AFTER = 3
 """So many messages one after the other that a mailbox would not change: then it is the mailbox, not the message."""
-PARSE_ASIDE = 256 * 1024
-"""Bytes from which a message is parsed in a thread of its own."""
 LONGEST_ID = 900
 """Longer ids of other messages are not remembered: no index takes them, and no honest sender makes them."""
 
@@ -120,14 +117,7 @@ async def run(ways: Ways, term: Term, limit: Limit = BATCH, report: Report | Non
 async def _read(ways: Ways, cursor: str, limit: Limit) -> Read:
     async with ways.turn:
         batch = await ways.source.receive(cursor, limit)
-    return Read(batch, tuple([await _parsed(raw.content) for raw in batch.items]))
-
-
-async def _parsed(content: Content) -> ParsedEmail:
-    """Parsing never raises on ugly mail; large messages do not hold up the others."""
-    if content.size < PARSE_ASIDE:
-        return parse(content)
-    return await asyncio.to_thread(parse, content)
+    return Read(batch, tuple([await parsed(raw.content) for raw in batch.items]))
 
 
 async def _handle_batch(ways: Ways, read: Read, term: Term, report: Report) -> None:
@@ -319,7 +309,7 @@ async def _fetch_again(ways: Ways, receipts: Sequence[Receipt], term: Term, repo
         return
     keys = list(dict.fromkeys(r.key for r in receipts))
     raws, unreadable = await _fetched(ways, keys)
-    messages = {raw.key: (raw, await _parsed(raw.content)) for raw in raws}
+    messages = {raw.key: (raw, await parsed(raw.content)) for raw in raws}
     seen = [Seen(r, *messages[r.key]) for r in receipts if r.key in messages]
     missing = [r for r in receipts if r.key not in messages]
     await _conclude(ways, [_missing(r, unreadable.get(r.key)) for r in missing], term, report)
@@ -344,7 +334,7 @@ async def _fetched(ways: Ways, keys: Sequence[DeliveryKey]) -> tuple[list[RawMes
 
 
 async def _from_kept(receipt: Receipt, content: Content) -> Seen:
-    return Seen(receipt, RawMessage(receipt.key, content, receipt.seen), await _parsed(content))
+    return Seen(receipt, RawMessage(receipt.key, content, receipt.seen), await parsed(content))
 
 
 # -- outcomes in words

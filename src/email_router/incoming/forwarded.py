@@ -7,6 +7,7 @@ proved.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from email_router.ports.crm import Directory
 from email_router.tracking import forwarder
 
 INVALID = "InvalidForwardMailItem"
+PARSE_ASIDE = 256 * 1024
+"""Bytes from which a message is parsed in a thread of its own."""
 NAMED = 32
 DEEPEST = 100
 """How far a chain of answers within one batch is followed."""
@@ -55,6 +58,13 @@ class Refused:
     why: tuple[str, ...]
 
 
+async def parsed(content: Content) -> ParsedEmail:
+    """Parsing never raises on ugly mail; large messages do not hold up the others."""
+    if content.size < PARSE_ASIDE:
+        return parse(content)
+    return await asyncio.to_thread(parse, content)
+
+
 async def letters_of(
     mailbox: MailboxSettings, directory: Directory, seen: Sequence[Seen]
 ) -> tuple[list[Letter], list[Refused]]:
@@ -65,7 +75,7 @@ async def letters_of(
     letters: list[Letter] = []
     refused: list[Refused] = []
     for one in seen:
-        found = _unwrapped(mailbox, receivers, one)
+        found = await _unwrapped(mailbox, receivers, one)
         if isinstance(found, Refused):
             refused.append(found)
         else:
@@ -94,7 +104,7 @@ def in_order(letters: Sequence[Letter]) -> list[Letter]:
     return list(ordered.values())
 
 
-def _unwrapped(mailbox: MailboxSettings, receivers: Sequence[Receiver], seen: Seen) -> list[Letter] | Refused:
+async def _unwrapped(mailbox: MailboxSettings, receivers: Sequence[Receiver], seen: Seen) -> list[Letter] | Refused:
     parts = originals(seen.email)
     if not parts:
         return _invalid(seen, "it carries no attached message; the rule must forward as attachment")
@@ -106,7 +116,7 @@ def _unwrapped(mailbox: MailboxSettings, receivers: Sequence[Receiver], seen: Se
         return _invalid(seen, receiver)
     why = (f"Forwarded by {receiver.address} ({proof.why}); the attached message is judged in its place.",)
     return [
-        Letter(seen, IncomingEmail(parse(p.content), seen.raw.received, receiver.address), p.content, why)
+        Letter(seen, IncomingEmail(await parsed(p.content), seen.raw.received, receiver.address), p.content, why)
         for p in parts
     ]
 

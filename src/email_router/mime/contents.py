@@ -77,6 +77,9 @@ def stream(chunks: Iterable[bytes]) -> BinaryIO:
 
 def slice_chunks(content: Content, start: int, end: int) -> Iterator[bytes]:
     """The bytes from `start` up to `end`, also from a stream that cannot seek."""
+    while isinstance(content, SliceContent) and (found := content.plain(start, end)) is not None:
+        # Parts of an attached message: each is read where it lies, not by reading all that lies before it.
+        content, start, end = found
     with content.open() as source:
         if source.seekable():
             source.seek(start)
@@ -114,6 +117,12 @@ class SliceContent:
         if self._below is None:
             raise ValueError("this content was discarded")
         return stream(transfer.decode_chunks(slice_chunks(self._below, self._start, self._end), self._encoding))
+
+    def plain(self, start: int, end: int) -> tuple[Content, int, int] | None:
+        """Where in the content below these bytes lie; None when they must be decoded."""
+        if self._below is None or self._encoding:
+            return None
+        return self._below, self._start + start, min(self._start + end, self._end)
 
     def discard(self) -> None:
         """Lets go of the content below without discarding it: other parts may still be read from it."""

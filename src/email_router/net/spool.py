@@ -1,12 +1,18 @@
-"""Messages on their way: small ones in memory, large ones in a file that goes with its last handle."""
+"""Messages on their way: small ones in memory, large ones in a file that goes with its last handle.
+
+What may fail: our own disk. That is Transient and says so; it is never the fault of the message, its server or its CRM.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from email_router.model.errors import Transient
 
 IN_MEMORY = 1024 * 1024
 """Bytes up to which a message stays in memory."""
@@ -69,6 +75,14 @@ class Spool:
         self._size = 0
 
     def write(self, data: bytes | memoryview) -> None:
+        """Raises Transient when the disk does not take it; nothing of the message is left there then."""
+        try:
+            self._put(data)
+        except OSError as error:
+            self.abandon()
+            raise _failed(error, self._directory) from error
+
+    def _put(self, data: bytes | memoryview) -> None:
         self._size += len(data)
         if self._file is None and self._size > IN_MEMORY:
             handle, name = tempfile.mkstemp(prefix="spool-", dir=self._directory)
@@ -81,15 +95,30 @@ class Spool:
     def finish(self) -> MemoryContent | FileContent:
         if self._file is None or self._path is None:
             return MemoryContent(self._buffer.getvalue())
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            self.abandon()
+            raise _failed(error, self._directory) from error
         return FileContent(self._path, self._size)
 
     def abandon(self) -> None:
         """Forget what was written (the transfer broke off)."""
         if self._file is not None and self._path is not None:
-            self._file.close()
+            with suppress(OSError):  # what could not be written is not wanted any more
+                self._file.close()
             self._path.unlink(missing_ok=True)
         self._buffer = io.BytesIO()
+
+
+def _failed(error: OSError, directory: Path) -> Transient:
+    return Transient(
+        "a message could not be spooled to disk",
+        where=str(error.filename or directory),
+        said=error.strerror or str(error),
+        cure="make room on the disk of the router, or let it write to its spool directory",
+        scope="router",
+    )
 
 
 def sweep(directory: Path) -> int:

@@ -211,8 +211,12 @@ async def _attachments(ways: Ways, email: OutgoingEmail) -> dict[bytes, Content]
     for ref in email.attachments:
         if ref.sha256 not in contents:
             spool = ways.spool()
-            async for data in outbox.attachment(email.id, ref):
-                spool.write(data)
+            try:
+                async for data in outbox.attachment(email.id, ref):
+                    spool.write(data)
+            except BaseException:
+                spool.abandon()
+                raise
             contents[ref.sha256] = spool.finish()
     return contents
 

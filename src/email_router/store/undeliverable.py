@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from typing import Any, BinaryIO
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from email_router.model.message import Content
 from email_router.model.receipt import Receipt
 from email_router.net.postgres import transaction
+from email_router.net.spool import Spool
 
 LIST = """
 SELECT id, deployment, mailbox, folder, item, received, cause, cure, subject, sender, size, state, created
@@ -19,26 +21,10 @@ FROM router.undeliverable
 """
 
 
-class Kept:
-    """`model.message.Content` of a kept message, read back whole: only for retry and for showing one message."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    @property
-    def size(self) -> int:
-        return len(self._data)
-
-    def open(self) -> BinaryIO:
-        return io.BytesIO(self._data)
-
-    def discard(self) -> None:
-        self._data = b""
-
-
 class Undeliverable:
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, spool: Callable[[], Spool]) -> None:
         self._engine = engine
+        self._spool = spool
 
     async def listing(self, state: str = "open", limit: int = 100) -> list[dict[str, Any]]:
         async with transaction(self._engine) as db:
@@ -56,13 +42,15 @@ class Undeliverable:
             row = rows.first()
             return dict(row._mapping) if row is not None else None
 
-    async def raw(self, identifier: UUID) -> bytes:
-        async with transaction(self._engine) as db:
-            rows = await db.execute(
-                text("SELECT data FROM router.undeliverable_chunk WHERE undeliverable = :id ORDER BY n"),
-                {"id": identifier},
-            )
-            return b"".join(bytes(data) for data in rows.scalars())
+    async def raw(self, identifier: UUID) -> AsyncIterator[bytes]:
+        """The message in chunks."""
+        statement = text("SELECT data FROM router.undeliverable_chunk WHERE undeliverable = :id AND n = :n")
+        for n in itertools.count():
+            async with transaction(self._engine) as db:
+                data = (await db.execute(statement, {"id": identifier, "n": n})).scalar()
+            if data is None:
+                return
+            yield bytes(data)
 
     async def retry(self, identifiers: Sequence[UUID] | None) -> int:
         """Open the receipts again (all open ones for None). The router takes them up at its next round."""
@@ -84,17 +72,25 @@ class Undeliverable:
             )
             return len(receipts)
 
-    async def kept(self, receipts: Sequence[Receipt]) -> dict[UUID, Kept]:
-        """The raw bytes we hold ourselves for these receipts, so that a retry does not need the mailbox."""
+    async def kept(self, receipts: Sequence[Receipt]) -> dict[UUID, Content]:
+        """The raw bytes we hold ourselves for these receipts, so that a retry does not need the mailbox.
+
+        They go through the spool: there may be many, and large ones.
+        """
         async with transaction(self._engine) as db:
             rows = await db.execute(
-                text(
-                    "SELECT u.receipt, c.data FROM router.undeliverable u JOIN router.undeliverable_chunk c "
-                    "ON c.undeliverable = u.id WHERE u.receipt = ANY(:ids) ORDER BY u.receipt, c.n"
-                ),
+                text("SELECT id, receipt FROM router.undeliverable WHERE receipt = ANY(:ids) AND size > 0"),
                 {"ids": [r.id for r in receipts]},
             )
-            found: dict[UUID, bytearray] = {}
-            for row in rows:
-                found.setdefault(row.receipt, bytearray()).extend(row.data)
-            return {receipt: Kept(bytes(data)) for receipt, data in found.items()}
+            identifiers = [(row.id, row.receipt) for row in rows]
+        return {receipt: await self._spooled(identifier) for identifier, receipt in identifiers}
+
+    async def _spooled(self, identifier: UUID) -> Content:
+        spool = self._spool()
+        try:
+            async for data in self.raw(identifier):
+                spool.write(data)
+        except BaseException:
+            spool.abandon()
+            raise
+        return spool.finish()

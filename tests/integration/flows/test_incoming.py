@@ -22,6 +22,7 @@ from email_router.model.filing import FilingItem, FilingResult, NotFiled
 from email_router.model.mailbox import AccessMethod, FilterOption, SourceAction
 from email_router.model.message import DeliveryKey
 from email_router.model.receipt import Outcome, Term
+from email_router.net.spool import FileContent
 from email_router.ports.mail import Login, SourceContext
 from tests.fixtures.company import Company, at, company, letter, no_secret
 
@@ -205,7 +206,7 @@ async def test_a_message_that_the_crm_refuses_is_kept_with_its_bytes_and_retried
     assert (await acme.run(HELP)).outcomes == {Outcome.FILED: 2, Outcome.UNDELIVERABLE: 1}
     [kept] = await acme.undeliverable.listing()
     assert (kept["subject"], kept["cure"], kept["size"]) == ("poison", "switch the plug-in off", len(poison))
-    assert await acme.undeliverable.raw(kept["id"]) == poison
+    assert b"".join([data async for data in acme.undeliverable.raw(kept["id"])]) == poison
     assert (await acme.run(HELP)).messages == 0
     flaky.poison.clear()
     acme.mail.folder(HELP).clear()  # the mailbox does not even have it any more
@@ -312,6 +313,25 @@ async def test_nobody_takes_over_a_conversation_by_using_its_id(acme: Company) -
     acme.mail.deliver(HELP, letter(2, HELP, answers="1@customer.test"), at(3))
     await acme.run(HELP)
     assert [row["regarding"] for row in await acme.timeline()] == ["The oven", "Mine now", "The oven"]
+
+
+async def test_what_is_retried_lies_on_disk_and_not_in_memory(acme: Company, tmp_path: Path) -> None:
+    await acme.queue(HELP)
+    acme.filing = flaky = Flaky(acme.filing)
+    large = letter(1, HELP, body="x" * 3_000_000)
+    flaky.poison["letter 1"] = Permanent("refused")
+    acme.mail.deliver(HELP, large)
+    await acme.run(HELP)
+    await acme.undeliverable.retry(None)
+    [receipt] = await acme.receipts.waiting(HELP, "INBOX", 10)
+    [content] = (await acme.undeliverable.kept([receipt])).values()
+    assert isinstance(content, FileContent)
+    assert content.path.parent == acme.directory
+    with content.open() as stream:
+        assert stream.read() == large
+    content.discard()
+    flaky.poison.clear()
+    assert (await acme.run(HELP)).outcomes == {Outcome.FILED: 1}
 
 
 class Stubborn(MemorySource):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -13,10 +13,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from email_router.crm.embedded.outbox import Outbox
 from email_router.crm.embedded.writing import Draft
 from email_router.model.errors import Fenced, NeedsOperator, Permanent, Transient
 from email_router.model.message import Address, Content
-from email_router.model.outgoing import Envelope, RecipientResult, RecipientState, SendState
+from email_router.model.outgoing import AttachmentRef, Envelope, RecipientResult, RecipientState, SendState
 from email_router.model.receipt import Outcome, Term
 from email_router.outgoing import flow
 from email_router.ports.mail import Uncertain
@@ -406,3 +407,33 @@ async def test_an_old_profile_that_comes_late_hands_nothing_over(acme: Company) 
     with pytest.raises(Fenced):
         await acme.ledger.hand_over([row.id], late)
     assert len(acme.mail.sent) == 1
+
+
+async def test_our_own_full_disk_fails_no_email_and_leaves_nothing_behind(acme: Company) -> None:
+    """Nor does a database that goes away in the middle of an attachment."""
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft(attachments=(("a.bin", "application/x", b"x" * 3_000_000),)))
+    home, acme.directory = acme.directory, acme.directory / "full"
+    with pytest.raises(Transient, match="could not be spooled"):
+        await acme.send([HELP])
+    acme.directory = home
+    assert await status(acme, identifier) == "Sending"
+
+    class Breaking(Outbox):
+        async def attachment(self, email: UUID, ref: AttachmentRef) -> AsyncIterator[bytes]:
+            yield b"x" * 2_000_000
+            raise Transient("the database is away")
+
+    working, acme.outbox = acme.outbox, Breaking(acme.engine, acme.organization, acme.deployment.name)
+    await soon(acme)
+    with pytest.raises(Transient, match="database"):
+        await acme.send([HELP])
+    assert list(acme.directory.glob("spool-*")) == []
+    acme.outbox = working
+    await soon(acme)
+    assert (await acme.send([HELP])).states == {SendState.SENT: 1}
+
+
+async def soon(acme: Company) -> None:
+    async with acme.engine.begin() as db:
+        await db.execute(text("UPDATE router.ledger SET next_attempt = now()"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import uuid
+from typing import BinaryIO
 
 import pytest
 
 from email_router.mime import addresses, headers, html, received, transfer
-from email_router.mime.contents import BytesContent
+from email_router.mime.contents import BytesContent, read_all
 from email_router.mime.parse import parse
 from tests.unit.mime.patience import comes_back
 
@@ -128,3 +130,32 @@ def test_headers_in_no_charset_are_guessed_line_by_line_only_at_the_beginning() 
     assert fields[0] == ("Subject", "café")
     assert fields[-1] == ("X", "\ufffd")
     assert repairs == ("header-charset",)
+
+
+class Counted(BytesContent):
+    """Counts what is read of it."""
+
+    read = 0
+
+    def open(self) -> BinaryIO:
+        counted = self
+
+        class Stream(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                data = super().read(size)
+                counted.read += len(data)
+                return data
+
+        return Stream(read_all(BytesContent(self._data or b"")))
+
+
+def test_parts_of_an_attached_message_are_read_where_they_lie() -> None:
+    """Not by reading all that lies before each of them."""
+    part = b"--I\n\n" + b"x" * 100_000 + b"\n--I\nContent-Type: application/x\n\n" + b"y" * 100_000 + b"\n"
+    inner = b"From: a@b.org\nContent-Type: multipart/mixed; boundary=I\n\n" + part * 40 + b"--I--\n"
+    head = b"From: a@b.org\nContent-Type: multipart/mixed; boundary=O\n\n--O\nContent-Type: message/rfc822\n\n"
+    outer = Counted(head + inner + b"\n--O--\n")
+    original = parse(outer).attachments[0].content
+    outer.read = 0
+    assert len(parse(original).attachments) >= 40
+    assert outer.read < 4 * original.size

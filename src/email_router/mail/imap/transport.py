@@ -302,9 +302,6 @@ class Transport:
                 spool.write(piece)
                 left -= len(piece)
             content: Part = spool.finish()
-        except OSError as error:
-            spool.abandon()
-            raise _spool_failed(error) from error
         except BaseException:
             spool.abandon()
             raise
@@ -344,24 +341,9 @@ class Transport:
 def spooled(data: bytes, spools: Spools) -> Content:
     """A message that is in memory already, through the spool all the same: callers get one kind of content."""
     spool = spools()
-    try:
-        spool.write(data)
-        content: Content = spool.finish()
-    except OSError as error:
-        spool.abandon()
-        raise _spool_failed(error) from error
+    spool.write(data)
+    content: Content = spool.finish()
     return content
-
-
-def _spool_failed(error: OSError) -> Transient:
-    """A message could not be written to the spool: our disk, not the server. The connection is given up."""
-    return Transient(
-        "a message could not be spooled to disk",
-        where=str(error.filename or "spool directory"),
-        said=error.strerror or str(error),
-        cure="make room on the disk of the router, or let it write to its spool directory",
-        scope="router",
-    )
 
 
 def _shown(line: bytes) -> str:

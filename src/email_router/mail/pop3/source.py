@@ -80,10 +80,15 @@ class Pop3Source:
                     raise Permanent(what, where=client.where, said=box, cure=READ_ELSEWHERE)
                 content = box.finish()
                 found[wanted[number]] = RawMessage(wanted[number], content, received_at(content))
-        except Transient:
-            self._strikes[next(key.item for key in wanted.values() if key not in found)] += 1
+        except Transient as error:
+            self._strike(next((key.item for key in wanted.values() if key not in found), ""), error)
             raise
         return found
+
+    def _strike(self, item: str, error: Transient) -> None:
+        """The session was lost while this message was read."""
+        if error.scope == "mailbox":  # not our own full disk
+            self._strikes[item] += 1
 
     async def acknowledge(self, keys: Sequence[DeliveryKey], action: SourceAction, move_to: str = "") -> None:
         """Delete, and only the server's answer to QUIT counts: a session that is lost before has changed nothing."""
@@ -149,10 +154,10 @@ class Pop3Source:
                     content.discard()
                 else:
                     items.append(RawMessage(key, content, received))
-        except Transient:
+        except Transient as error:
             # What arrived before the session was lost is a batch; the message at which it was lost may be to blame.
-            self._strikes[next(iter(waiting.values()))] += 1
-            if not (items or unreadable or passed):
+            self._strike(next(iter(waiting.values()), ""), error)
+            if error.scope != "mailbox" or not (items or unreadable or passed):
                 raise
             self._queue.clear()
         for key in (*(item.key for item in items), *(key for key, _ in unreadable)):
