@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -30,13 +31,12 @@ from email_router.crm.embedded.outbox import Outbox
 from email_router.crm.embedded.records import Records
 from email_router.incoming import flow as incoming
 from email_router.mail import imap, maildir, pop3, smtp
-from email_router.model.errors import NeedsOperator, RouterError, Transient
+from email_router.model.errors import NeedsOperator, Transient
 from email_router.model.mailbox import MailboxKind, SourceAction
 from email_router.model.receipt import Term
 from email_router.model.settings import Credentials, Deployment, MailboxSettings, OutgoingProfile, Settings
 from email_router.net.postgres import open_engine, transaction
 from email_router.net.spool import Spool, sweep
-from email_router.observe import maillog
 from email_router.ports.crm import Filing as FilingPort
 from email_router.ports.mail import Connector, Login, Sender, Source, SourceContext
 from email_router.settings.bootstrap import Bootstrap
@@ -49,11 +49,12 @@ from email_router.store.embedded import EmbeddedPostgres
 from email_router.store.installation import Installation, Mailboxes, Revisions
 from email_router.store.ledger import Ledger, Outgoing
 from email_router.store.migrate import migrate
-from email_router.store.receipts import Receipts
+from email_router.store.receipts import EVER, Receipts
 from email_router.store.secrets import Secrets, key_id, load_key
 from email_router.store.shards import Shards
 from email_router.store.undeliverable import Undeliverable
 from email_router.web.status import Snapshot
+from email_router.work.chore import Chore
 from email_router.work.engine import Engine
 from email_router.work.pokes import Pokes
 from email_router.work.shard import shard_of
@@ -124,6 +125,7 @@ class Router:
         self._crms: dict[str, Crm] = {}
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._states: set[asyncio.Task[None]] = set()
+        self._looked: float | None = None
 
     # -- settings
 
@@ -172,7 +174,12 @@ class Router:
             outgoing=await self.outgoing.counts(),
             decisions=await self.decisions.search(limit=50),
             undeliverable=await self.undeliverable.listing(limit=20),
+            undeliverable_open=await self.undeliverable.count(),
         )
+
+    async def alive(self) -> None:
+        """Raises when the database cannot be reached."""
+        await self.revisions.active()
 
     async def listing(self) -> list[dict[str, Any]]:
         """How each published mailbox and each outgoing profile in use is; what was removed is not shown any more."""
@@ -342,15 +349,17 @@ class Router:
         task.add_done_callback(self._states.discard)
 
     async def _housekeeping(self) -> None:
+        chores = (Chore("replies", self._reopen_missed, 15.0), Chore("daily dump", self._daily_dump, 3600.0))
         while True:
-            for chore in (self.receipts.reopen_missed, self._daily_dump):
-                try:
-                    await chore()
-                except RouterError as error:
-                    maillog.mailbox_state("housekeeping", "away", str(error))
-                except Exception as error:
-                    maillog.bug("housekeeping", error)
+            for chore in chores:
+                await chore.attend()
             await asyncio.sleep(15)
+
+    async def _reopen_missed(self) -> None:
+        """Looks back to the last time that it worked, and a little more: what was filed long ago is not looked at."""
+        now = time.monotonic()
+        await self.receipts.reopen_missed(EVER if self._looked is None else now - self._looked + 600.0)
+        self._looked = now
 
     async def _daily_dump(self) -> None:
         """The embedded database is the only holder of its company's records: dumped each day, seven days kept."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from cyclopts import App, Parameter
 from rich.text import Text
@@ -38,7 +39,7 @@ from email_router.observe import maillog
 from email_router.ports.mail import ProbeStep, SourceContext
 from email_router.settings.difference import difference
 from email_router.settings.read import read as read_settings
-from email_router.web.status import CALM, served
+from email_router.web.status import CALM, is_private, served
 
 
 def register(app: App) -> None:
@@ -90,13 +91,16 @@ async def _run_with_page(made: Router, listen: str, stop: asyncio.Event) -> None
         await made.run(stop)
         return
     try:
-        page = served(made.snapshot, listen)
+        page = served(made.snapshot, made.alive, listen)
         address = await page.__aenter__()
     except (OSError, ValueError) as error:
         warn(Text(f"No status page: {listen} cannot be listened on ({error}). Correct `listen`.", "red"))
         await made.run(stop)
         return
     warn(f"Status page: {address}")
+    if not is_private(urlsplit(address).hostname or ""):
+        what = "the status page can be reached from other machines, and asks nobody for a password"
+        warn(Text(f'warning: {what} - to cure it: listen = "127.0.0.1:8025", and a proxy that asks for one', "yellow"))
     try:
         await made.run(stop)
     finally:
@@ -217,14 +221,18 @@ async def status(*, common: Common = HERE) -> int:
                 "mailboxes": _how_many(now.mailboxes, bad, profiles=False),
                 "outgoing profiles": _how_many(profiles, bad, profiles=True),
                 "outgoing hold": now.hold or "no",
-                **{f"decided {name}": number for name, number in sorted(now.outcomes.items())},
-                **{f"outgoing {name}": number for name, number in sorted(now.outgoing.items())},
-                "undeliverable open": len(now.undeliverable),
+                **{f"decided {name} in 24 h": number for name, number in sorted(now.outcomes.items())},
+                **{_how_old(name): number for name, number in sorted(now.outgoing.items())},
+                "undeliverable open": now.undeliverable_open,
             }
         )
         for mailbox in bad:
             warn(Text(f"{mailbox['name']}: {mailbox['state']}: {mailbox['error']}", "red"))
     return FAILED if bad or now.hold or now.undeliverable else OK
+
+
+def _how_old(state: str) -> str:
+    return f"outgoing {state}" if state in ("pending", "uncertain") else f"outgoing {state} in 24 h"
 
 
 def _how_many(rows: Sequence[dict[str, Any]], bad: Sequence[dict[str, Any]], *, profiles: bool) -> str:

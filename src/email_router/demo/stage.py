@@ -154,7 +154,7 @@ async def built(directory: Path) -> AsyncIterator[Stage]:
         settings = await router.settings()
         crm = await router.crm(settings.deployments["contoso"])
         await _people(crm)
-        page = await stack.enter_async_context(served(router.snapshot, "127.0.0.1:8025"))
+        page = await stack.enter_async_context(served(router.snapshot, router.alive, "127.0.0.1:8025"))
         stop = asyncio.Event()
         running = asyncio.create_task(router.run(stop))
         stack.push_async_callback(_ended, running, stop)

@@ -58,6 +58,11 @@ class Connection:
         return str(name[0]) if name else ""
 
     @property
+    def is_to_this_machine(self) -> bool:
+        own = self.writer.get_extra_info("sockname")
+        return bool(own) and str(own[0]) == self.peer
+
+    @property
     def spoken_to(self) -> bool:
         """Whether the peer said something that was not read yet, or has closed: out of turn, if it is ours to speak."""
         return bool(self.reader._buffer) or self.reader.at_eof()  # type: ignore[attr-defined]
@@ -106,7 +111,7 @@ async def connect(server: ServerSettings, default_port: int) -> Connection:
     connection = Connection(reader, writer, server, port, tls=False)
     try:
         if not server.proxy:
-            _check_address(connection.peer, port, where)
+            _check_address(connection.peer, port, where, ours=connection.is_to_this_machine)
         if server.tls is TlsMode.IMPLICIT:
             await connection.start_tls()
     except BaseException:
@@ -169,13 +174,13 @@ def _check_pin(writer: asyncio.StreamWriter, server: ServerSettings, where: str)
     )
 
 
-def _check_address(peer: str, port: int, where: str) -> None:
+def _check_address(peer: str, port: int, where: str, *, ours: bool) -> None:
     """An administrator may name private hosts; link-local and metadata addresses and our own port never."""
     with suppress(ValueError):
         address = ipaddress.ip_address(peer.partition("%")[0])
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
-        ours = address.is_loopback and port in _NEVER_PORTS
+        ours = (ours or address.is_loopback) and port in _NEVER_PORTS
         if address.is_link_local or address in _METADATA or ours:
             raise NeedsOperator(
                 f"the host leads to {address}, which is never a mail server",

@@ -7,6 +7,7 @@ telling the CRM is repeated until it is done.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -90,6 +91,11 @@ SELECT l.id, l.email, l.deployment, l.state, l.message_id, l.attempts, l.last_er
         FROM router.ledger_recipient r WHERE r.ledger = l.id), '[]') AS results
 FROM router.ledger l WHERE profile = :profile AND deployment = ANY(:deployments) AND NOT settled
 ORDER BY id LIMIT :limit
+""")
+COUNTS = text("""
+SELECT state, count(*) AS n FROM router.ledger WHERE state IN ('pending', 'uncertain') GROUP BY state
+UNION ALL SELECT state, count(*) FROM router.ledger
+WHERE id > :since AND state NOT IN ('pending', 'uncertain') GROUP BY state
 """)
 
 
@@ -236,9 +242,10 @@ class Outgoing:
             return [dict(row._mapping) for row in rows]
 
     async def counts(self) -> dict[str, int]:
+        """What waits or is uncertain, however old; of the others the last 24 hours (ids begin with their time)."""
+        since = UUID(int=(time.time_ns() // 1_000_000 - 86_400_000) << 80)
         async with transaction(self._engine) as db:
-            rows = await db.execute(text("SELECT state, count(*) AS n FROM router.ledger GROUP BY state"))
-            return {row.state: row.n for row in rows}
+            return {row.state: row.n for row in await db.execute(COUNTS, {"since": since})}
 
     async def settle(self, row: UUID, verdict: str) -> bool:
         """A person decides an uncertain email: `sent`, `again` or `failed`. False when it is not uncertain any more."""

@@ -23,6 +23,9 @@ from email_router.ports.store import Conclusion
 from email_router.store import chunks
 from email_router.store.shards import fenced
 
+EVER = 1e9
+"""Seconds: more than any installation is old."""
+
 NOTE = text("""
 INSERT INTO router.receipt (id, deployment, mailbox, folder, item)
 SELECT i, d, :mailbox, :folder, k
@@ -75,12 +78,12 @@ WITH named AS (
 UPDATE router.receipt SET closed = NULL, outcome = NULL, next_attempt = now(), attempts = 0
 WHERE id IN (SELECT receipt FROM named) AND outcome = 'not-tracked'
 """)
-REOPEN_ALL = text("""
+REOPEN_MISSED = text("""
 WITH named AS (
-    UPDATE router.named_id AS n SET reopened = true
-    WHERE NOT reopened AND EXISTS (SELECT 1 FROM router.decision d WHERE d.message_id = n.message_id
-        AND d.deployment = n.deployment AND d.outcome = 'filed')
-    RETURNING receipt
+    UPDATE router.named_id AS n SET reopened = true FROM router.decision d
+    WHERE d.created > now() - make_interval(secs => :seconds) AND d.outcome = 'filed'
+        AND n.deployment = d.deployment AND n.message_id = d.message_id AND NOT n.reopened
+    RETURNING n.receipt
 )
 UPDATE router.receipt SET closed = NULL, outcome = NULL, next_attempt = now(), attempts = 0
 WHERE id IN (SELECT receipt FROM named) AND outcome = 'not-tracked'
@@ -185,10 +188,11 @@ class Receipts:
             done = await db.execute(REOPEN, {"deployment": deployment, "ids": [clean(i) for i in message_ids]})
             return int(done.rowcount)
 
-    async def reopen_missed(self) -> int:
-        """The same for every id, whoever owns the shard: a parent and its reply may be concluded at one moment."""
+    async def reopen_missed(self, seconds: float = EVER) -> int:
+        """The same for every parent filed within so many seconds, whoever owns the shard: a parent and its reply may be
+        concluded at one moment, and a router may end before it opens what waited."""
         async with transaction(self._engine) as db:
-            return int((await db.execute(REOPEN_ALL)).rowcount)
+            return int((await db.execute(REOPEN_MISSED, {"seconds": seconds})).rowcount)
 
     async def outcomes(self, keys: Sequence[DeliveryKey]) -> Mapping[DeliveryKey, Collection[Outcome | None]]:
         if not keys:

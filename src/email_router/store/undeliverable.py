@@ -34,6 +34,13 @@ class Undeliverable:
             )
             return [dict(row._mapping) for row in rows]
 
+    async def count(self) -> int:
+        """How many are open."""
+        async with transaction(self._engine) as db:
+            return int(
+                (await db.execute(text("SELECT count(*) FROM router.undeliverable WHERE state = 'open'"))).scalar_one()
+            )
+
     async def show(self, identifier: UUID) -> dict[str, Any] | None:
         async with transaction(self._engine) as db:
             rows = await db.execute(

@@ -1,15 +1,21 @@
-"""A plain page that says how the router is: no scripts, nothing from elsewhere, light and dark."""
+"""A plain page that says how the router is: no scripts, nothing from elsewhere, light and dark.
+
+Whoever reaches it may read it. So it shows whose mail it was about only where nobody but this machine can reach it; and
+a name that leads to this machine is not enough to be answered, or any web page could read it through its visitor.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import html
+import ipaddress
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,6 +24,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from email_router.model.errors import RouterError
+from email_router.net.connection import never_connect_to
 
 REFRESH = 5
 """Seconds after which a browser asks again."""
@@ -36,42 +43,97 @@ class Snapshot:
     outgoing: dict[str, int]
     decisions: Sequence[dict[str, Any]]
     undeliverable: Sequence[dict[str, Any]]
+    undeliverable_open: int
 
 
 Look = Callable[[], Awaitable[Snapshot]]
+Alive = Callable[[], Awaitable[object]]
+"""Raises when the router cannot work; cheap, because monitors ask all the time."""
 
 
-def application(look: Look) -> Starlette:
+def application(look: Look, alive: Alive, *, private: bool) -> Starlette:
+    """`private`: only this machine reaches it, so that senders and subjects may be shown."""
+
+    async def seen() -> Snapshot:
+        snapshot = await look()
+        return snapshot if private else replace(snapshot, decisions=(), undeliverable=())
+
     async def page(request: Request) -> Response:
         try:
-            return HTMLResponse(render(await look()), headers=_HEADERS)
+            return HTMLResponse(render(await seen(), private=private))
         except RouterError as error:
-            return HTMLResponse(_document(f'<p class="bad">{_text(error)}</p>'), 503, headers=_HEADERS)
+            return HTMLResponse(_document(f'<p class="bad">{_text(error)}</p>'), 503)
 
     async def status(request: Request) -> Response:
         try:
-            return Response(json.dumps(asdict(await look()), default=str), media_type="application/json")
+            return Response(json.dumps(asdict(await seen()), default=str), media_type="application/json")
         except RouterError as error:
             return Response(json.dumps({"error": str(error)}), 503, media_type="application/json")
 
     async def health(request: Request) -> Response:
         try:
-            await look()
+            await alive()
         except RouterError as error:
             return PlainTextResponse(f"{error}\n", 503)
         return PlainTextResponse("ok\n")
 
-    return Starlette(routes=[Route("/", page), Route("/status.json", status), Route("/health", health)])
+    routes = {"/": page, "/status.json": status, "/health": health}
+    return Starlette(routes=[Route(path, _guarded(answer, private)) for path, answer in routes.items()])
+
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+def _guarded(answer: Answer, private: bool) -> Answer:
+    """What is private is asked for by an address or this machine's own name: a page elsewhere can make its own name
+    lead here (DNS rebinding), but not that."""
+
+    async def guarded(request: Request) -> Response:
+        host = _host(request)
+        if not private or host in _OWN_NAMES or _is_address(host):
+            response = await answer(request)
+        else:
+            response = PlainTextResponse(f"Ask for this page by its address or as localhost, not as {host!r}.\n", 421)
+        response.headers.update(_HEADERS)
+        return response
+
+    return guarded
+
+
+def _host(request: Request) -> str:
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
+
+
+_OWN_NAMES = frozenset({"localhost", socket.gethostname().casefold()})
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_private(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 @contextlib.asynccontextmanager
-async def served(look: Look, listen: str) -> AsyncIterator[str]:
+async def served(look: Look, alive: Alive, listen: str) -> AsyncIterator[str]:
     """Serve the page on `host:port`, or on the next free port behind it; yields its address. Raises OSError."""
     import asyncio
 
     host, _, port = listen.rpartition(":")
-    bound = _bind(host.strip("[]") or "127.0.0.1", int(port))
-    server = _Server(uvicorn.Config(application(look), log_level="critical", lifespan="off", access_log=False))
+    place = host.strip("[]") or "127.0.0.1"
+    bound = _bind(place, int(port))
+    never_connect_to(bound.getsockname()[1])
+    app = application(look, alive, private=is_private(place))
+    server = _Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False, server_header=False))
     serving = asyncio.create_task(server.serve(sockets=[bound]))
     try:
         yield f"http://{host or '127.0.0.1'}:{bound.getsockname()[1]}/"
@@ -109,7 +171,7 @@ def _bind(host: str, port: int) -> socket.socket:
 # -- the page
 
 
-def render(snapshot: Snapshot) -> str:
+def render(snapshot: Snapshot, *, private: bool = True) -> str:
     parts = [_heads(snapshot)]
     if snapshot.hold:
         parts.append(f'<p class="bad">Outgoing mail is held: {_text(snapshot.hold)}</p>')
@@ -118,22 +180,25 @@ def render(snapshot: Snapshot) -> str:
     parts.append(_section("Mailboxes and outgoing profiles", _MAILBOXES, snapshot.mailboxes))
     if snapshot.undeliverable:
         parts.append(_section("Undeliverable", _UNDELIVERABLE, snapshot.undeliverable))
-    parts.append(_section("Latest decisions", _DECISIONS, snapshot.decisions))
+    if private:
+        parts.append(_section("Latest decisions", _DECISIONS, snapshot.decisions))
+    else:
+        parts.append("<p>Senders and subjects are shown only where nobody but this machine can reach this page.</p>")
     return _document("".join(parts))
 
 
 def _heads(snapshot: Snapshot) -> str:
     facts = {
-        "tracked": snapshot.outcomes.get("filed", 0),
-        "copies joined": snapshot.outcomes.get("duplicate", 0),
-        "not tracked": snapshot.outcomes.get("not-tracked", 0),
-        "undeliverable": len(snapshot.undeliverable),
-        "sent": snapshot.outgoing.get("sent", 0),
+        "tracked in 24 h": snapshot.outcomes.get("filed", 0),
+        "copies joined in 24 h": snapshot.outcomes.get("duplicate", 0),
+        "not tracked in 24 h": snapshot.outcomes.get("not-tracked", 0),
+        "undeliverable": snapshot.undeliverable_open,
+        "sent in 24 h": snapshot.outgoing.get("sent", 0),
         "waiting to be sent": snapshot.outgoing.get("pending", 0),
-        "failed": snapshot.outgoing.get("failed", 0),
+        "failed in 24 h": snapshot.outgoing.get("failed", 0),
         "uncertain": snapshot.outgoing.get("uncertain", 0),
     }
-    bad = {"undeliverable", "failed", "uncertain"}
+    bad = {"undeliverable", "failed in 24 h", "uncertain"}
     items = "".join(
         f"<div{' class=bad' if name in bad and value else ''}><dt>{name}</dt><dd>{value}</dd></div>"
         for name, value in facts.items()

@@ -115,6 +115,7 @@ CREATE TABLE router.undeliverable (
     state text NOT NULL DEFAULT 'open',
     created timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX undeliverable_open ON router.undeliverable (created) WHERE state = 'open';
 CREATE TABLE router.undeliverable_chunk (
     undeliverable uuid NOT NULL REFERENCES router.undeliverable ON DELETE CASCADE,
     n integer NOT NULL,
@@ -142,7 +143,7 @@ CREATE TABLE router.ledger (
     created timestamptz NOT NULL DEFAULT now(),
     UNIQUE (deployment, email)
 );
-CREATE INDEX ledger_due ON router.ledger (profile, next_attempt) WHERE state = 'pending';
+CREATE INDEX ledger_due ON router.ledger (profile, next_attempt) WHERE state IN ('pending', 'uncertain');
 CREATE INDEX ledger_unsettled ON router.ledger (profile) WHERE NOT settled;
 CREATE INDEX ledger_message_id ON router.ledger USING hash (message_id);
 CREATE TABLE router.ledger_recipient (
