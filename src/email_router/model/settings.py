@@ -1,7 +1,7 @@
 """The published settings: what a revision says, validated, as frozen values.
 
-Help texts live on the fields (`metadata["help"]`); the docs, the CLI and later the pages are made from them.
-`router.toml`'s own bootstrap values (data directory or DSN, key) are in `settings/bootstrap.py`, not here.
+Help texts live on the fields (`metadata["help"]`); docs/settings.md is made from them (`make generate`), and later the
+pages. `router.toml`'s own bootstrap values (data directory or DSN, key) are in `settings/bootstrap.py`, not here.
 """
 
 from __future__ import annotations
@@ -71,18 +71,23 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class IncomingProfile:
-    """An email system that mail is received from. `server` is the connector's own settings dataclass."""
+    """An email system that mail is received from. `server` is the connector's own settings dataclass.
+
+    `credentials` are profile-wide (*Other specified*); a mailbox's own take precedence (*User specified*).
+    """
 
     name: str
     kind: str
     server: Any
     credentials: Credentials = Credentials()
-    """Profile-wide credentials (*Other specified*); a mailbox's own take precedence (*User specified*)."""
-    poll_seconds: float = 60.0
-    jitter: float = 0.1
-    """Share of `poll_seconds` by which each period varies, so that mailboxes do not knock together."""
-    connections: int = 20
-    """How many mailboxes of this profile may be read at the same time."""
+    poll_seconds: float = help_field(
+        "Seconds between two looks at a mailbox, 1 to 86400; where the server tells of new mail, only a safety net.",
+        60.0,
+    )
+    jitter: float = help_field(
+        "Share of `poll_seconds` by which each period varies, 0 to 0.5, so that mailboxes do not knock together.", 0.1
+    )
+    connections: int = help_field("How many mailboxes of this profile may be read at the same time.", 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,43 +98,46 @@ class OutgoingProfile:
     kind: str
     server: Any
     credentials: Credentials = Credentials()
-    connections: int = 5
-    messages_per_minute: float = 0.0
-    """0 means no limit."""
-    retry_seconds: float = 300.0
-    attempts: int = 10
-    give_up_hours: float = 72.0
-    """How long mail waits for a server that cannot be reached."""
+    connections: int = help_field("How many connections are used at the same time.", 5)
+    messages_per_minute: float = help_field("At most so many messages a minute, evenly; 0 means no limit.", 0.0)
+    retry_seconds: float = help_field("Seconds until recipients that the server deferred are tried again.", 300.0)
+    attempts: int = help_field(
+        "So often is an email tried that the server defers; a server that cannot be reached does not count.", 10
+    )
+    give_up_hours: float = help_field("Hours that mail waits for a server that cannot be reached.", 72.0)
 
 
 @dataclass(frozen=True, slots=True)
 class TrackingSettings:
-    """Organization settings of tracking; the names of the original are in the comments."""
+    """Organization settings of tracking; the names that the original gave them are in the comments."""
 
-    use_tokens: bool = True
-    """Use tracking tokens."""
-    token_prefix: str = "CRM:"
-    """TrackingPrefix: the current prefix."""
-    token_prefix_history: tuple[str, ...] = ()
-    """Past prefixes, still read."""
-    token_base: int = 0
-    """Deployment base tracking number: added to the user number."""
-    token_user_digits: int = 3
-    token_counter_digits: int = 3
-    use_headers: bool = True
-    """Use correlation: In-Reply-To and References."""
-    maximum_subject: int = 255
-    """MaximumSubjectLengthOnMailServer."""
-    approved_users_only: bool = True
-    approved_queues_only: bool = True
-    only_receiving_filter: bool = False
-    """UseFilteringMethodOfSyncingMailboxOnlyForCorrelation: only the filter of the mailbox that was read counts."""
-    track_internal_as_two: bool = True
-    """Track emails sent between CRM users as two activities (`ignoreinternalemail` inverted)."""
-    unresolved_if_ambiguous: bool = False
-    """UnresolveSenderInCaseOfMultipleMatch."""
-    token_wrap_days: int = 365
-    """A token older than this is a wrapped counter of last year: not matched."""
+    use_tokens: bool = help_field("Put tracking tokens into subjects, and find conversations by them.", True)
+    # TrackingPrefix
+    token_prefix: str = help_field("What tokens begin with, 1 to 20 characters.", "CRM:")
+    token_prefix_history: tuple[str, ...] = help_field("Prefixes of the past, still read.", ())
+    token_base: int = help_field("Added to the user's number in tokens (deployment base tracking number).", 0)
+    token_user_digits: int = help_field("Digits of the user's number in tokens.", 3)
+    token_counter_digits: int = help_field("Digits of the counter in tokens; afterwards it begins anew.", 3)
+    use_headers: bool = help_field("Find conversations by In-Reply-To and References.", True)
+    # MaximumSubjectLengthOnMailServer
+    maximum_subject: int = help_field("Longer subjects are cut before the token is added.", 255)
+    approved_users_only: bool = help_field("Only users whose address is approved are tracked and may send.", True)
+    approved_queues_only: bool = help_field("Only queues whose address is approved are tracked and may send.", True)
+    # UseFilteringMethodOfSyncingMailboxOnlyForCorrelation
+    only_receiving_filter: bool = help_field(
+        "Only the filter of the mailbox that was read counts, not those of other recipients.", False
+    )
+    # ignoreinternalemail, inverted
+    track_internal_as_two: bool = help_field(
+        "Track email between users of the CRM twice, as sent and as received; false tracks it only as sent.", True
+    )
+    # UnresolveSenderInCaseOfMultipleMatch
+    unresolved_if_ambiguous: bool = help_field(
+        "A sender's address that several active records have resolves to none of them; false takes the best one.", False
+    )
+    token_wrap_days: int = help_field(
+        "A token issued longer ago is last year's counter come round again, and not matched.", 365
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,41 +145,58 @@ class Deployment:
     """One CRM organization the router serves. `crm` names the CRM connector."""
 
     name: str
-    organization: str
-    crm: str = "embedded"
-    incoming_profile: str = ""
-    outgoing_profile: str = ""
+    organization: str = field(
+        metadata={"help": "Name of the organization in the CRM; by default the deployment's name."}
+    )
+    crm: str = help_field("The CRM: only `embedded` so far.", "embedded")
+    judged_by: str = help_field("Who decides what is tracked.", "router")
+    incoming_profile: str = help_field("Profile of mailboxes that name none.", "")
+    outgoing_profile: str = help_field("Profile of mailboxes that name none.", "")
     tracking: TrackingSettings = TrackingSettings()
-    keep_raw_days: int = 30
-    keep_untracked_days: int = 14
-    uncertain_policy: str = "ask"
-    """`ask`, `treat-as-sent` or `send-again` (after `uncertain_hours`)."""
-    uncertain_hours: float = 24.0
+    keep_raw_days: int = help_field("Days for which tracked messages are kept as they came; 0 for not at all.", 30)
+    keep_untracked_days: int = help_field(
+        "Days for which sender, recipients and subject of mail that is not tracked are kept.", 14
+    )
+    maximum_attachment_bytes: int = help_field("Larger attachments are not kept; 0 keeps those of every size.", 0)
+    uncertain_policy: str = help_field(
+        "What becomes of an email whose hand-over cannot be proved: `ask`, `treat-as-sent` or `send-again`.", "ask"
+    )
+    uncertain_hours: float = help_field("Hours after which `uncertain_policy` acts, unless it asks.", 24.0)
 
 
 @dataclass(frozen=True, slots=True)
 class MailboxSettings:
-    """A mailbox the router watches or sends for, and by which profiles.
-
-    `name` is its address, the mailbox's key everywhere. `threshold`: mail received before it is left alone; None means
-    the moment the mailbox was first published.
-    """
+    """A mailbox the router watches or sends for, and by which profiles. Its address is its key everywhere."""
 
     address: str
-    kind: MailboxKind
-    deployments: tuple[str, ...]
-    incoming_profile: str = ""
-    outgoing_profile: str = ""
+    kind: MailboxKind = field(
+        metadata={"help": "`user`, `queue`, or `forward`: a mailbox into which rules forward mail as attachment."}
+    )
+    deployments: tuple[str, ...] = field(
+        metadata={"help": "Which deployments it serves; may be left out when there is only one."}
+    )
+    incoming_profile: str = help_field("How it is read; by default the profile of its first deployment.", "")
+    outgoing_profile: str = help_field("How it sends; by default the profile of its first deployment.", "")
     credentials: Credentials = Credentials()
-    folder: str = ""
-    source_action: SourceAction = SourceAction.LEAVE
-    move_to: str = ""
-    threshold: datetime | None = None
-    enabled: bool = True
-    trusted_authserv_id: str = ""
-    """Forward mailboxes: the authserv-id (RFC 8601) whose verdict on a forwarder is believed."""
-    trusted_forwarder_hosts: tuple[str, ...] = ()
-    """Forward mailboxes: networks (CIDR) whose forwards are believed, read from the topmost Received field."""
+    folder: str = help_field("Folder to read, where the system has folders; by default the profile's.", "")
+    source_action: SourceAction = help_field(
+        "What is done to a message in its mailbox once it is tracked: `leave`, `seen`, `move` or `delete`. Mail that "
+        "is not tracked is never touched, except in forward mailboxes.",
+        SourceAction.LEAVE,
+    )
+    move_to: str = help_field("Folder to move to, for `move`.", "")
+    threshold: datetime | None = help_field(
+        "Mail received earlier is left alone, such as 2026-11-01T00:00:00Z; by default the moment at which the "
+        "mailbox was first published.",
+        None,
+    )
+    enabled: bool = help_field("False leaves the mailbox alone: nothing is read, nothing is sent.", True)
+    trusted_authserv_id: str = help_field(
+        "Forward mailboxes: the authserv-id (RFC 8601) whose verdict on a forwarder is believed.", ""
+    )
+    trusted_forwarder_hosts: tuple[str, ...] = help_field(
+        "Forward mailboxes: networks (CIDR) whose forwards are believed, read from the topmost Received field.", ()
+    )
 
 
 @dataclass(frozen=True, slots=True)

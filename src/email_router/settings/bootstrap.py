@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from email_router.model.settings import help_field
 from email_router.settings.build import values
 from email_router.settings.lines import lines
 from email_router.settings.problems import Invalid, Problem
@@ -24,11 +25,23 @@ from email_router.settings.problems import Invalid, Problem
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    data: str = ""
-    dsn: str = ""
-    key_file: str = ""
-    listen: str = "127.0.0.1:8025"
-    log: str = "console"
+    """What is in router.toml, or in the environment."""
+
+    data: str = help_field(
+        "Directory of the embedded database, spool and daily dumps; by default /var/lib/email-router for root, else "
+        "~/.local/share/email-router.",
+        "",
+    )
+    dsn: str = help_field(
+        "A PostgreSQL of your own instead of the embedded one, such as postgresql://router@db/email_router; the same "
+        "on each router that shares it.",
+        "",
+    )
+    key_file: str = help_field(
+        "File with the key of stored passwords (email-router secret new-key). Keep it apart from the data.", ""
+    )
+    listen: str = help_field('Where the status page is served; "" for nowhere.', "127.0.0.1:8025")
+    log: str = help_field("`console` lines for people, or `json` for programs.", "console")
 
     @property
     def data_directory(self) -> Path:
