@@ -149,7 +149,6 @@ class Deployment:
         metadata={"help": "Name of the organization in the CRM; by default the deployment's name."}
     )
     crm: str = help_field("The CRM: only `embedded` so far.", "embedded")
-    judged_by: str = help_field("Who decides what is tracked.", "router")
     incoming_profile: str = help_field("Profile of mailboxes that name none.", "")
     outgoing_profile: str = help_field("Profile of mailboxes that name none.", "")
     tracking: TrackingSettings = TrackingSettings()
@@ -157,7 +156,6 @@ class Deployment:
     keep_untracked_days: int = help_field(
         "Days for which sender, recipients and subject of mail that is not tracked are kept.", 14
     )
-    maximum_attachment_bytes: int = help_field("Larger attachments are not kept; 0 keeps those of every size.", 0)
     uncertain_policy: str = help_field(
         "What becomes of an email whose hand-over cannot be proved: `ask`, `treat-as-sent` or `send-again`.", "ask"
     )
