@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-kill check bench fuzz servers generate clean
+.PHONY: help install demo test test-fast test-kill check generate bench fuzz servers lock clean
 
 help: ## print this list
+	@echo "make TARGET [ARGS=\"...\"]: what can be done here"
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): requirements.lock pyproject.toml
@@ -17,26 +18,30 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-install: $(STAMP) ## make .venv with everything in it
+install: $(STAMP) ## make .venv with everything in it; the other targets do so themselves
 
 demo: install ## play the whole story on this machine; ARGS=--once ends after it
 	$(BIN)/email-router demo $(ARGS)
 
-test: install ## all tests; missing servers are named skips
+test: install ## all tests; servers that are missing are named skips; ARGS go to pytest
 	@scripts/servers --quiet || true
 	$(BIN)/pytest $(ARGS)
 
-test-fast: install ## under a minute, no servers, no database
+test-fast: install ## the tests that need no server and no database, under a minute
 	$(BIN)/pytest -q -m "not servers and not database and not kill" $(ARGS)
 
-test-kill: install ## 200 random kills under traffic
+test-kill: install ## 200 random kills under traffic, contents compared (long)
 	EMAIL_ROUTER_KILLS=200 $(BIN)/pytest -m kill $(ARGS)
 
-check: install ## ruff, mypy --strict, import-linter, generated files clean
+check: install ## before each commit: ruff, mypy --strict, layers, generated files clean
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate.py --check
+
+generate: install ## write docs/settings.md and docs/cli.md from the code
+	$(BIN)/python scripts/generate.py
 
 bench: install ## receive and send against mbsync, fetchmail, getmail6 and Postfix
 	$(BIN)/python -m bench $(ARGS)

@@ -245,8 +245,9 @@ async def mailboxes(*, common: Common = HERE) -> int:
 
     States: `new` not looked at yet; `ok`; `away` its server cannot be reached, tried again by itself; `needs operator`
     somebody must act, as the error says, tried again ever more gently; `broken` a fault of the router, see the log;
-    `disabled` by the settings. `waiting` counts messages seen without an outcome yet, `older` those from before the
-    mailbox was added (`email-router import` files them), `lag seconds` is the time from delivery to outcome.
+    `disabled` by the settings; `not read` since no incoming profile is set. `waiting` counts messages seen without an
+    outcome yet, `older` those from before the mailbox was added (`email-router import` files them), `lag seconds` is
+    the time from delivery to outcome.
     """
     async with router(common) as made:
         rows = await made.listing()
