@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import psycopg
 from psycopg import errors as pg
-from sqlalchemy import exc, make_url
+from sqlalchemy import URL, exc, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from email_router.model.errors import NeedsOperator, RouterError, Transient
@@ -22,9 +22,8 @@ OF_THE_STATEMENT = ("0A", "21", "22", "23", "42", "54", "XX")
 
 def open_engine(dsn: str, size: int = 20) -> AsyncEngine:
     """A pool of at most `size` connections to `dsn` (`postgresql://…`, also a socket directory as `?host=/path`)."""
-    url = make_url(dsn).set(drivername="postgresql+psycopg")
     return create_async_engine(
-        url,
+        url_of(dsn),
         pool_size=size,
         max_overflow=0,
         pool_timeout=60,
@@ -37,6 +36,21 @@ def open_engine(dsn: str, size: int = 20) -> AsyncEngine:
             "keepalives_count": 3,
             "prepare_threshold": 3,
         },
+    )
+
+
+def url_of(dsn: str) -> URL:
+    """The DSN for SQLAlchemy with psycopg. Raises NeedsOperator, which shows nothing of it: a password may be in it."""
+    try:
+        url = make_url(dsn)
+        if url.get_backend_name() in ("postgresql", "postgres"):
+            return url.set(drivername="postgresql+psycopg")
+    except (exc.ArgumentError, ValueError):
+        pass
+    raise NeedsOperator(
+        "The DSN is no address of a PostgreSQL database",
+        cure="write postgresql://user@host/database, and what is special in a password as %XX",
+        scope="router",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -57,7 +58,9 @@ def convert(hint: Any, value: Any, key: str, complain: Complain) -> Any:
         complain(key, f"{value!r} is not possible", suggestion(str(value), [m.value for m in hint]))
         return None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 1e15 else _wrong(value, "a number that anybody would mean", key, complain)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        return _wrong(value, "a number", key, complain)
     if hint in _WORDS and type(value) is hint:
         return value
     return _wrong(value, _WORDS.get(hint, str(hint)), key, complain)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from email_router.model.settings import Settings
 
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
 _SECTIONS = (
     ("deployments", "deployment"),
     ("incoming", "incoming profile"),
@@ -45,6 +47,8 @@ def _changes(old: Any, new: Any) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, str) and "://" in value:
+        return _PASSWORD.sub(r"\1…@", value)  # of a proxy
     if isinstance(value, tuple):
         return ", ".join(str(item) for item in value) or "none"
     return str(value) if value not in ("", None) else "none"

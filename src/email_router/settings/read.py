@@ -38,6 +38,26 @@ _CREDENTIALS = frozenset({"username", "password"})
 _PROFILE = frozenset({"kind"})
 _POLLING = frozenset({"poll_seconds", "jitter", "connections"})
 _SENDING = frozenset({"connections", "messages_per_minute", "retry_seconds", "attempts", "give_up_hours"})
+_RANGES = {
+    "attempts": (1, 1000),
+    "connect_timeout": (0.1, 600),
+    "data_timeout": (1, 3600),
+    "give_up_hours": (0.01, 8760),
+    "idle_seconds": (1, 1500),
+    "keep_raw_days": (0, 36500),
+    "keep_untracked_days": (0, 36500),
+    "maximum_message_bytes": (1024, 1 << 40),
+    "maximum_subject": (40, 1000),
+    "messages_per_minute": (0, 1_000_000),
+    "retry_seconds": (1, 604_800),
+    "timeout": (0.1, 3600),
+    "token_base": (0, 10**9),
+    "token_counter_digits": (1, 9),
+    "token_user_digits": (1, 9),
+    "token_wrap_days": (1, 36500),
+    "uncertain_hours": (0.01, 8760),
+}
+"""Beyond these nothing works: no token is told from another, no time can be reckoned, no server is waited for."""
 _LOCAL = ("localhost", "127.", "::1", "[::1]")
 
 
@@ -119,6 +139,8 @@ def _deployment(reader: _Reader, name: str, table: Mapping[str, Any]) -> Deploym
         reader.complain(("deployment", name, "tracking"), "this is no section", f"write [deployment.{name}.tracking]")
         return made
     made = replace(made, tracking=build(TrackingSettings, tracking, reader.at("deployment", name, "tracking")))
+    _check_ranges(reader, ("deployment", name), made)
+    _check_ranges(reader, ("deployment", name, "tracking"), made.tracking)
     if made.crm != "embedded":
         reader.complain(("deployment", name, "crm"), f"there is no CRM {made.crm!r}", 'write crm = "embedded"')
     if not 1 <= len(made.tracking.token_prefix) <= 20:
@@ -153,13 +175,16 @@ def _outgoing(reader: _Reader, name: str, table: Mapping[str, Any]) -> OutgoingP
         return None
     mine = values(OutgoingProfile, {k: v for k, v in table.items() if k in _SENDING}, reader.at("outgoing", name))
     profile = OutgoingProfile(name, table["kind"], server, _credentials(reader, ("outgoing", name), table), **mine)
-    for key in ("retry_seconds", "give_up_hours"):
-        if getattr(profile, key) <= 0:
-            reader.complain(("outgoing", name, key), "it must be above 0", "leave it out for the default")
-    if profile.attempts < 1:
-        reader.complain(("outgoing", name, "attempts"), "at least one attempt is needed", "leave it out for 10")
+    _check_ranges(reader, ("outgoing", name), profile)
     _check_connections(reader, "outgoing", name, profile.connections)
     return profile
+
+
+def _check_ranges(reader: _Reader, path: tuple[str, ...], made: Any) -> None:
+    for name, (least, most) in _RANGES.items():
+        value = getattr(made, name, None)
+        if value is not None and not least <= value <= most:
+            reader.complain((*path, name), f"{value:g} is out of range", f"{least:,g} to {most:,g}")
 
 
 def _check_connections(reader: _Reader, section: str, name: str, connections: int) -> None:
@@ -181,6 +206,7 @@ def _server(
         return None
     rest = {key: value for key, value in table.items() if key not in others}
     server = build(fitting[kind].settings, rest, reader.at(*path), also=_CREDENTIALS | _PROFILE)
+    _check_ranges(reader, path, server)
     if isinstance(server, ServerSettings):
         _check_server(reader, path, server)
     return server  # type: ignore[no-any-return]
@@ -205,6 +231,9 @@ def _check_server(reader: _Reader, path: tuple[str, ...], server: ServerSettings
         reader.complain((*path, "pinned_sha256"), "this is no SHA-256 fingerprint", cure)
     if server.proxy and not re.match(r"(?:http|socks5)://[^/]+:\d+$", server.proxy):
         reader.complain((*path, "proxy"), "this is no proxy", "write http://host:port or socks5://host:port")
+    elif "@" in server.proxy:
+        what = "the proxy's password stands in the settings, which every backup and every revision keeps in clear"
+        reader.complain((*path, "proxy"), what, "have the proxy let this machine through without one", "warning")
     if server.tls is TlsMode.NONE and not server.host.startswith(_LOCAL):
         what = "passwords and mail cross the network in clear"
         reader.complain((*path, "tls"), what, 'tls = "starttls" or "implicit"', "warning")
@@ -269,10 +298,14 @@ def _mailbox(
 def _check_forward(reader: _Reader, path: tuple[str, ...], mailbox: MailboxSettings) -> None:
     for host in mailbox.trusted_forwarder_hosts:
         try:
-            ipaddress.ip_network(host, strict=False)
+            network = ipaddress.ip_network(host, strict=False)
         except ValueError:
             what = f"{host!r} is no network"
             reader.complain((*path, "trusted_forwarder_hosts"), what, "write 192.0.2.0/24, 192.0.2.1 or 2001:db8::/32")
+        else:
+            if not network.prefixlen:
+                what = f"{host} is everybody: anybody could forward as any user"
+                reader.complain((*path, "trusted_forwarder_hosts"), what, "name the networks of your own mail servers")
     proof = mailbox.trusted_authserv_id or mailbox.trusted_forwarder_hosts
     if mailbox.kind is MailboxKind.FORWARD and not proof:
         what = "nothing proves who forwarded a message, so that none of its mail will be tracked"
@@ -300,6 +333,15 @@ def _check_references(reader: _Reader, settings: Settings, sections: Mapping[str
         words = check(profile.server, mailbox.source_action) if check is not None and profile is not None else ""
         if words:
             reader.complain((*path, "source_action"), words, "choose another source_action or email system")
+        if profile is not None and mailbox.source_action is SourceAction.MOVE and _moves_to_itself(mailbox, profile):
+            what = "mail would be moved into the folder that it is read from, again and again"
+            reader.complain((*path, "move_to"), what, 'name another folder: move_to = "Tracked"')
+
+
+def _moves_to_itself(mailbox: MailboxSettings, profile: IncomingProfile) -> bool:
+    folder = mailbox.folder or str(getattr(profile.server, "folder", ""))
+    inbox = folder.upper() == mailbox.move_to.upper() == "INBOX"  # in any case the same (RFC 3501 section 5.1)
+    return inbox or folder == mailbox.move_to
 
 
 def _check_profile(reader: _Reader, path: tuple[str, ...], name: str, profiles: Mapping[str, Any]) -> None:

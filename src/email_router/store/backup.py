@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -48,9 +49,8 @@ async def backup(engine: AsyncEngine, dsn: str, file: Path, key_id: str) -> dict
     }
     with tempfile.TemporaryDirectory(dir=_writable(file.parent)) as directory:
         dump = Path(directory) / DUMP
-        await _run(
-            "pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={dump}", dsn, where=str(file)
-        )
+        options = ("--format=custom", "--no-owner", "--no-privileges", f"--file={dump}")
+        await _run("pg_dump", *options, dsn=dsn, where=str(file))
         await asyncio.to_thread(_pack, manifest, dump, Path(directory) / "whole", file)
     return manifest
 
@@ -68,7 +68,8 @@ async def restore(engine: AsyncEngine, dsn: str, file: Path, *, replace: bool) -
         dump = await asyncio.to_thread(_unpack, file, Path(directory))
         await _run(
             *("pg_restore", "--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction"),
-            *("--exit-on-error", f"--dbname={dsn}", str(dump)),
+            *("--exit-on-error", str(dump)),
+            dsn=dsn,
             where=str(file),
         )
     hold = f"the database was restored from a backup of {manifest['taken']}; the original may have sent mail since"
@@ -95,6 +96,13 @@ def read_manifest(file: Path) -> dict[str, Any]:
             "This backup was made by a newer release", where=str(file), cure="install that release or a newer one"
         )
     return manifest
+
+
+def without_password(dsn: str) -> tuple[str, str]:
+    """Where the database is, and the password apart: what stands on a command line is seen by all users (`ps`)."""
+    values = conninfo_to_dict(dsn)
+    secret = str(values.pop("password", None) or "")
+    return make_conninfo("", **values), secret
 
 
 def expired(directory: Path, keep: int = KEPT) -> list[Path]:
@@ -159,10 +167,13 @@ def _unpack(file: Path, directory: Path) -> Path:
     return directory / DUMP
 
 
-async def _run(program: str, *arguments: str, where: str) -> None:
+async def _run(program: str, *arguments: str, dsn: str, where: str) -> None:
+    place, secret = without_password(dsn)
     done = await asyncio.create_subprocess_exec(
         str(wheel_binaries() / program),
+        f"--dbname={place}",
         *arguments,
+        env=os.environ | ({"PGPASSWORD": secret} if secret else {}),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )

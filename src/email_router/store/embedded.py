@@ -19,6 +19,7 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 from pathlib import Path
 from typing import IO
@@ -223,6 +224,22 @@ class EmbeddedPostgres:
             os.chown(path, account.pw_uid, account.pw_gid)
         path.chmod(mode if account is not None or path != self.directory else 0o700)
 
+    def _own_socket_directory(self) -> None:
+        """A long data directory has its sockets in /tmp, where anybody may have put something of that name before."""
+        path = self._socket_directory()
+        account = self._account()
+        ours = {os.geteuid()} if account is None else {os.geteuid(), account.pw_uid}
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours:
+                raise NeedsOperator(
+                    "The directory for the database's socket belongs to somebody else",
+                    where=str(path),
+                    cure="remove it, or name a data directory with a shorter path",
+                    scope="router",
+                )
+        self._own(path, 0o700)
+
     async def _initialise(self, binaries: Path) -> None:
         self._own(self._data, 0o700)
         done = await asyncio.create_subprocess_exec(
@@ -281,9 +298,9 @@ class EmbeddedPostgres:
         return Path("/tmp") / f"email-router-{name}"
 
     async def _launch(self, binaries: Path) -> None:
-        self._own(self._socket_directory(), 0o700)
+        self._own_socket_directory()
         options = [f"-c{name}={value}" for name, value in self._settings.items()]
-        self._log = (self.directory / "postgres.log").open("ab")
+        self._log = _private(self.directory / "postgres.log")
         self._process = await asyncio.create_subprocess_exec(
             *self._as_user(),
             str(binaries / "postgres"),
@@ -359,6 +376,13 @@ def _is_server_on(pid: int, data: Path) -> bool:
     except OSError:
         return False
     return state not in "ZX" and str(data).encode() in command and b"postgres" in command[0]
+
+
+def _private(log: Path) -> IO[bytes]:
+    """The server's log, for its owner only: it quotes statements, and mail is in them."""
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.fchmod(handle, 0o600)
+    return os.fdopen(handle, "ab")
 
 
 def _user_name(uid: int) -> str:

@@ -10,10 +10,10 @@ from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, text
 
 from email_router.model.errors import NeedsOperator
-from email_router.net.postgres import translated
+from email_router.net.postgres import translated, url_of
 
 LOCK = 0x656D61696C  # "email": the advisory lock's key
 
@@ -29,7 +29,7 @@ def _migrate(dsn: str, location: Path, schema: str) -> None:
     config.set_main_option("script_location", str(location))
     config.set_main_option("path_separator", "os")
     script = ScriptDirectory.from_config(config)
-    engine = create_engine(make_url(dsn).set(drivername="postgresql+psycopg"))
+    engine = create_engine(url_of(dsn))
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})

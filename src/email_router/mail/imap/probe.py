@@ -53,7 +53,7 @@ class ImapProbe:
 
     async def _resolve(self, client: Client) -> str:
         if self._settings.proxy:
-            return f"left to the proxy {self._settings.proxy}"
+            return "left to the proxy"
         found = await asyncio.get_running_loop().getaddrinfo(self._settings.host, None, type=socket.SOCK_STREAM)
         return ", ".join(dict.fromkeys(str(address[4][0]) for address in found))
 
