@@ -327,6 +327,32 @@ async def test_numbers_without_end(rig: Callable[..., Rig]) -> None:
             assert bodies(await source.receive("", ALL)) == [letter(1)]
 
 
+@pytest.mark.parametrize("validity", ["\N{SUPERSCRIPT TWO}", "-1", "9" * 30])
+async def test_a_numbering_that_is_no_number(rig: Callable[..., Rig], validity: str) -> None:
+    async with FakeImap(LETTERS) as server, rig(server).open() as source:
+        server.on["EXAMINE"] = says(f"* OK [UIDVALIDITY {validity}] valid".encode(), b"TAG OK")
+        with pytest.raises(NeedsOperator, match="no lasting message numbers"):
+            await source.receive("", ALL)
+
+
+async def test_a_wrong_answer_does_not_hide_all_mail_to_come(rig: Callable[..., Rig]) -> None:
+    """One search that named a message far beyond: the cursor followed it, and nothing was ever new again."""
+    async with FakeImap(LETTERS) as server, rig(server).open() as source:
+        server.on["UID SEARCH"] = says(b"* SEARCH 1 2 3 4 5 4294967290", b"TAG OK")
+        server.on["UID FETCH"] = fetch_but(4294967290, says(b"TAG NO no such message"))
+        got, batches, _ = await receive_until_all(source)
+        assert (got, batches[-1].cursor) == (list(LETTERS.values()), "7:4294967290")
+        server.on.clear()
+        server.messages[6] = letter(6)
+        server.on["NOOP"] = says(close=True)  # the connection is made anew some time
+        with pytest.raises(Transient):
+            await source.receive(batches[-1].cursor, ALL)
+        server.on.clear()
+        got, batches, _ = await receive_until_all(source, batches[-1].cursor)
+        assert got == [*LETTERS.values(), letter(6)]  # what has receipts is passed over by whoever noted it
+        assert batches[-1].cursor == "7:6"
+
+
 # -- single messages that cannot be had
 
 

@@ -177,7 +177,11 @@ async def _select(session: Session, tag: bytes, arguments: bytes) -> None:
 
 async def _examine(session: Session, tag: bytes, arguments: bytes) -> None:
     server = session.server
-    await session.say(b"* %d EXISTS" % len(server.messages), b"* OK [UIDVALIDITY %d] valid" % server.uidvalidity)
+    await session.say(
+        b"* %d EXISTS" % len(server.messages),
+        b"* OK [UIDVALIDITY %d] valid" % server.uidvalidity,
+        b"* OK [UIDNEXT %d] next" % (max(server.messages, default=0) + 1),
+    )
     await session.ok(tag, b"[READ-ONLY] open")
 
 

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -61,6 +62,7 @@ from email_router.work.shard import shard_of
 from email_router.work.units import Rounds, Unit
 
 NOT_PUBLISHED = Settings(0, {}, {}, {}, {})
+THREADS = 64
 BACKFILLS = 1000
 """Shard numbers of backfills begin here: a backfill is nobody else's work."""
 
@@ -214,6 +216,8 @@ class Router:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve shards until `stop` is set; then finish what is begun."""
+        # Name servers are asked in threads: those of one company that do not answer must not hold up all the others.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "router"))
         work = Engine(
             self.engine,
             self.dsn,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from email_router.mime.forwarded import originals
@@ -24,6 +25,8 @@ from email_router.tracking import forwarder
 INVALID = "InvalidForwardMailItem"
 PARSE_ASIDE = 256 * 1024
 """Bytes from which a message is parsed in a thread of its own."""
+_ASIDE = ThreadPoolExecutor(2, "parse")
+"""Not the loop's own threads: in those wait all who ask a name server that does not answer."""
 NAMED = 32
 DEEPEST = 100
 """How far a chain of answers within one batch is followed."""
@@ -62,7 +65,7 @@ async def parsed(content: Content) -> ParsedEmail:
     """Parsing never raises on ugly mail; large messages do not hold up the others."""
     if content.size < PARSE_ASIDE:
         return parse(content)
-    return await asyncio.to_thread(parse, content)
+    return await asyncio.get_running_loop().run_in_executor(_ASIDE, parse, content)
 
 
 async def letters_of(

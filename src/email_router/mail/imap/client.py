@@ -7,6 +7,7 @@ time. Nothing here changes a flag but `mark_seen`, `move` and `delete`; reading 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -163,7 +164,7 @@ class Client:
         self._codes.clear()
         [status] = await self._do(Doing.OPEN, (b"SELECT" if writable else b"EXAMINE", folder_argument(name)))
         uidvalidity = self._codes.get("UIDVALIDITY", "")
-        if not uidvalidity.isdigit():
+        if not _is_number(uidvalidity):
             raise NeedsOperator(
                 "the server has no lasting message numbers (UIDVALIDITY) for this folder",
                 where=self.where,
@@ -171,7 +172,7 @@ class Client:
             )
         uidnext = self._codes.get("UIDNEXT", "")
         self.folder = Folder(
-            name, int(uidvalidity[:19]), int(uidnext[:19]) if uidnext.isdigit() else 0, status.code != "READ-ONLY"
+            name, int(uidvalidity), int(uidnext) if _is_number(uidnext) else 0, status.code != "READ-ONLY"
         )
         self.news = True
         return self.folder
@@ -187,8 +188,8 @@ class Client:
         await self._do(Doing.READ, (b"NOOP",))
         await self._do(Doing.READ, (b"UID SEARCH", criteria))
         lines = [heard.text for heard in self._heard if heard.text[:6].upper() == b"SEARCH"]
-        words = [word for line in lines for word in line[6:].split()]
-        return sorted({int(word) for word in words if word.isdigit() and len(word) < 12})
+        self._heard.clear()
+        return sorted({int(found[0]) for line in lines for found in _UID.finditer(line)})
 
     async def metas(self, uids: Sequence[int], into: dict[int, Meta]) -> str:
         """Sizes and times of these messages; returns what the server said if it would not tell all."""
@@ -396,7 +397,13 @@ class Client:
         self.capabilities = frozenset(capabilities.upper().split())
 
 
+_UID = re.compile(rb"(?<![^ ])[0-9]{1,11}(?![^ ])")
+"""One by one: a list of all words of an answer of 64 MB would need gigabytes."""
 _KEPT = frozenset({b"SEARCH", b"QUOTA", b"STATUS"})
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) < 20
 
 
 def _is_fetch(text: bytes) -> bool:

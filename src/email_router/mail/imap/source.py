@@ -54,6 +54,8 @@ class ImapSource:
         self._strikes: Counter[int] = Counter()
         self._older = 0
         self._newest = 0
+        self._opened_as: Folder | None = None
+        """The opening of the folder in which was received last."""
 
     # -- Source
 
@@ -61,7 +63,7 @@ class ImapSource:
         async with self._connected(writable=False) as (client, folder):
             validity, last = read_cursor(cursor)
             expected, self._expected = self._expected, None
-            if validity != folder.uidvalidity:
+            if validity != folder.uidvalidity or self._is_beyond(folder, last):
                 last = await self._list(client, 0)
             elif cursor != expected or not self._queue:
                 last = await self._list(client, last)
@@ -226,6 +228,12 @@ class ImapSource:
             await self._drop()
 
     # -- receiving
+
+    def _is_beyond(self, folder: Folder, last: int) -> bool:
+        """Whether the cursor lies where no message was when the folder was opened: a wrong answer of long ago, or a
+        mailbox put back from a backup. Nothing behind it would ever be seen; so all is listed again, once."""
+        seen, self._opened_as = self._opened_as is folder, folder
+        return not seen and bool(folder.uidnext) and last >= folder.uidnext
 
     async def _list(self, client: Client, last: int) -> int:
         """Queue what came after `last`; returns the UID that the cursor may name even if the queue stays empty.

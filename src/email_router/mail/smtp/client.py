@@ -54,6 +54,12 @@ class Client:
         return self._connection is not None and not self._connection.spoken_to
 
     @property
+    def largest(self) -> int:
+        """Bytes of the largest message that the server takes (RFC 1870); 0 when it does not say."""
+        limit = self.extensions.get("SIZE", "")
+        return int(limit) if limit.isdecimal() and limit.isascii() and len(limit) < 20 else 0
+
+    @property
     def encryption(self) -> str:
         """TLS version and cipher, or "" in clear."""
         cipher = self._wire.writer.get_extra_info("cipher")
@@ -256,10 +262,9 @@ class Client:
             raise Lost(str(error)) from error
 
     def _check(self, content: Content, utf8: bool) -> None:
-        limit = self.extensions.get("SIZE", "")
-        if limit.isdecimal() and limit.isascii() and len(limit) < 20 and 0 < int(limit) < content.size:
+        if 0 < self.largest < content.size:
             raise Permanent(
-                f"the message has {content.size:,} bytes and the server takes at most {int(limit):,}",
+                f"the message has {content.size:,} bytes and the server takes at most {self.largest:,}",
                 where=self.where,
                 cure="send smaller attachments, or raise the limit of the mail server",
             )

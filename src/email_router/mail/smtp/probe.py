@@ -57,7 +57,6 @@ class SmtpProbe:
         return "the login was accepted"
 
     async def _abilities(self, client: Client) -> str:
-        size = client.extensions.get("SIZE", "")
-        words = [f"messages up to {int(size):,} bytes" if size.isdigit() and int(size) else "messages of any size"]
+        words = [f"messages up to {client.largest:,} bytes" if client.largest else "messages of any size"]
         words += [name for name in ("PIPELINING", "8BITMIME", "SMTPUTF8", "DSN") if name in client.extensions]
         return ", ".join(words)
