@@ -17,10 +17,11 @@ from email_router.model.message import Content
 VERSION = 1
 _HEADER_LIMIT = 1024 * 1024
 _FIELDS = (b"message-id", b"from", b"date")
+_SUBJECT = b"subject"
 # Leading fields and their continuation lines; possessive, so that no input makes it slow.
 _HEADER = re.compile(rb"(?:>?From [^\n]*\n)?+(?:(?:[!-9;-~]++[ \t]*+:|[ \t])[^\n]*+(?:\n|\Z))*+")
 _WANTED = re.compile(
-    rb"\n([Mm][Ee][Ss][Ss][Aa][Gg][Ee]-[Ii][Dd]|[Ff][Rr][Oo][Mm]|[Dd][Aa][Tt][Ee])[ \t]*+:"
+    rb"\n([Mm][Ee][Ss][Ss][Aa][Gg][Ee]-[Ii][Dd]|[Ff][Rr][Oo][Mm]|[Dd][Aa][Tt][Ee]|[Ss][Uu][Bb][Jj][Ee][Cc][Tt])[ \t]*+:"
     rb"([^\n]*+(?:\n[ \t][^\n]*+)*+)"
 )
 _SPACES = re.compile(rb"[ \t\n]+")
@@ -40,9 +41,12 @@ def identity(content: Content) -> bytes:
        its bytes with each run of spaces, tabs and folds as one space, and none at its ends.
     4. Trailing LFs of the body are dropped. Nothing else is: encodings, `>From ` quoting and white space stay.
     5. A message with none of the three fields and an empty body has its header section as its body.
+    6. Without Message-ID and Date the Subject tells two messages apart, as sensors and old devices send them: all
+       occurrences count, as in 3, unless 5 applies.
 
     The hash is over: the byte 1; then for Message-ID, From, Date: the number of values (4 bytes, big endian) and each
-    value with its length before it (4 bytes, big endian); then the body.
+    value with its length before it (4 bytes, big endian); then the body; then, by 6 and if there is one, the Subject in
+    the same way.
     """
     with content.open() as source:
         return _identity(_normalised(source))
@@ -92,17 +96,21 @@ def _identity(chunks: Iterator[bytes]) -> bytes:
     digest = hashlib.sha256(bytes((VERSION,)))
     values = _values(header)
     for name in _FIELDS:
-        digest.update(len(values[name]).to_bytes(4, "big"))
-        for value in values[name]:
-            digest.update(len(value).to_bytes(4, "big") + value)
+        digest.update(_framed(values[name]))
     has_body = _hash_body(digest, body, chunks)
-    if not has_body and not any(values.values()):
+    if not has_body and not any(values[name] for name in _FIELDS):
         digest.update(header.rstrip(b"\n"))
+    elif values[_SUBJECT] and not (values[b"message-id"] or values[b"date"]):
+        digest.update(_framed(values[_SUBJECT]))
     return digest.digest()
 
 
+def _framed(values: list[bytes]) -> bytes:
+    return len(values).to_bytes(4, "big") + b"".join(len(value).to_bytes(4, "big") + value for value in values)
+
+
 def _values(header: bytes) -> dict[bytes, list[bytes]]:
-    values: dict[bytes, list[bytes]] = {name: [] for name in _FIELDS}
+    values: dict[bytes, list[bytes]] = {name: [] for name in (*_FIELDS, _SUBJECT)}
     for name, value in _WANTED.findall(b"\n" + header):
         values[name.lower()].append(_SPACES.sub(b" ", value.strip(b" \t\n")))
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import pytest
@@ -32,16 +33,22 @@ VECTORS = {
     "no separator": b"Message-ID: <1@example.com>\nHello\n",
     "two From fields, folded": b"From: a@example.com\nfrom :\n b@example.com\n\nx",
     "latin-1 From": b"From: M\xfcller <m@example.com>\n\nGr\xfc\xdfe\n",
+    "a sensor": b"From: door@example.com\nSubject: Door 3\n opened\n\n",
+    "nothing but a subject": b"Subject: Door 3 opened\n\nsee the log\n",
 }
 
 
-def by_the_words(message_ids: list[bytes], froms: list[bytes], dates: list[bytes], body: bytes) -> bytes:
-    framed = b"\x01"
+def by_the_words(
+    message_ids: list[bytes], froms: list[bytes], dates: list[bytes], body: bytes, subjects: tuple[bytes, ...] = ()
+) -> bytes:
+    hashed = b"\x01"
     for values in (message_ids, froms, dates):
-        framed += len(values).to_bytes(4, "big")
-        for value in values:
-            framed += len(value).to_bytes(4, "big") + value
-    return hashlib.sha256(framed + body).digest()
+        hashed += framed(values)
+    return hashlib.sha256(hashed + body + (framed(subjects) if subjects else b"")).digest()
+
+
+def framed(values: Sequence[bytes]) -> bytes:
+    return len(values).to_bytes(4, "big") + b"".join(len(value).to_bytes(4, "big") + value for value in values)
 
 
 EXPECTED = {
@@ -57,6 +64,8 @@ EXPECTED = {
     "no separator": by_the_words([b"<1@example.com>"], [], [], b"Hello"),
     "two From fields, folded": by_the_words([], [b"a@example.com", b"b@example.com"], [], b"x"),
     "latin-1 From": by_the_words([], [b"M\xfcller <m@example.com>"], [], b"Gr\xfc\xdfe"),
+    "a sensor": by_the_words([], [b"door@example.com"], [], b"", (b"Door 3 opened",)),
+    "nothing but a subject": by_the_words([], [], [], b"see the log", (b"Door 3 opened",)),
 }
 
 GOLDEN = {
@@ -67,6 +76,8 @@ GOLDEN = {
     "no separator": "d71d7c7817567148637968cce253c7d4f6985db8adb534a37c92eb75e4d510a3",
     "two From fields, folded": "d488826136018e9d4da7e620794a7b7e17657f8575de32e7082f8f1c39d02532",
     "latin-1 From": "8dea57f46e297aba92c640baa1c5cf09452a5b4158e0b321825e4011ee92ed2b",
+    "a sensor": "eb72ae41804d24b784547287757103ed8e3e13bb795b7addc7bb5608e2a4c0a6",
+    "nothing but a subject": "91dbf16085228c6de41c1610abdd832719ee6ce9973056c12f680528ac01e352",
 }
 
 
@@ -186,3 +197,13 @@ def test_different_bodies_differ(one: bytes, other: bytes) -> None:
     head = b"Message-ID: <1@example.com>\n\n"
     same = one.rstrip(b"\n") == other.rstrip(b"\n")
     assert (identity_of(head + one) == identity_of(head + other)) == same
+
+
+def test_what_only_a_subject_tells_apart_is_told_apart() -> None:
+    """A sensor names neither id nor time and has one text for everything: each message was a duplicate of the first."""
+    opened, closed = (
+        b"From: door@example.com\nSubject: Door 3 %b\n\nsee the log\n" % word for word in (b"open", b"closed")
+    )
+    assert identity_of(opened) != identity_of(closed)
+    dated = b"Date: Mon, 2 Nov 2026 10:00:00 +0000\n"
+    assert identity_of(dated + opened) == identity_of(dated + closed)  # a list may write into subjects
