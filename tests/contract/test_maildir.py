@@ -136,6 +136,16 @@ class TestMaildir(SourceContract):
         async with rig.open(settings=MaildirSettings(path=str(plain))) as source:
             assert bodies(await source.receive("", ALL)) == [letter(1)]
 
+    async def test_a_name_in_another_charset_harms_nobody(self, rig: MaildirRig, tmp_path: Path) -> None:
+        old = tmp_path / "old"
+        old.mkdir()
+        for n, name in enumerate((b"caf\xe9.eml", "café.eml".encode())):
+            (old / os.fsdecode(name)).write_bytes(letter(n))
+        async with rig.open(settings=MaildirSettings(path=str(old))) as source:
+            batch = await source.receive("", ALL)
+            assert sorted(key.item for key in keys(batch)) == ["caf\\xe9.eml", "café.eml"]
+            assert sorted(bodies(await source.fetch(keys(batch)))) == [letter(0), letter(1)]
+
     async def test_a_directory_that_is_not_there_says_the_cure(self, rig: MaildirRig, tmp_path: Path) -> None:
         async with rig.open(settings=MaildirSettings(path=str(tmp_path / "gone"))) as source:
             with pytest.raises(NeedsOperator) as caught:

@@ -20,7 +20,7 @@ _WORD = 39
 _LONGEST_ASCII_WORD = 200
 
 # C0, DEL, C1, line and paragraph separators, directions, lone surrogates: nothing of this has a place in a header.
-_UNWANTED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
+_UNWANTED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 _SPACES = re.compile(" {2,}")
 _ATOM_WORDS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$&^_.+-]+")

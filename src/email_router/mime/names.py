@@ -10,9 +10,7 @@ LONGEST = 150
 _LONGEST_BYTES = 240
 _LONGEST_EXTENSION = 16
 
-_FORBIDDEN = re.compile(
-    '[<>:"|?*\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]'
-)
+_FORBIDDEN = re.compile('[<>:"|?*\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]')
 _SPACES = re.compile(r"\s+")
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file: reserved also before any extension.
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(?=\.|$)", re.IGNORECASE)

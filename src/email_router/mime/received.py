@@ -24,4 +24,6 @@ def received_in(head: bytes) -> datetime | None:
         when = email.utils.parsedate_to_datetime(" ".join(words.split()))
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+    if not 1970 <= when.year <= 9998:  # what datetime and PostgreSQL hold in every time zone
+        return None
     return when if when.tzinfo is not None else when.replace(tzinfo=UTC)

@@ -17,6 +17,7 @@ from email_router.mime import html, names
         ("console.txt", "console.txt"),
         ("a\x00b\r\n.pdf", "a_b_.pdf".replace("b_.", "b__.")),
         ("\u202egpj.exe", "_gpj.exe"),
+        ("a\u061cb\u2067c.exe", "a_b_c.exe"),
         ("...", ""),
         ("", ""),
         ("a/", "a"),

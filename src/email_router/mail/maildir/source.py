@@ -132,7 +132,7 @@ class MaildirSource:
                 for entry in entries:
                     wanted = folders or entry.name.lower().endswith(".eml")
                     if wanted and not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
-                        yield entry.name.partition(":2,")[0], Path(entry.path)
+                        yield _item(entry.name), Path(entry.path)
 
     def _content(self, path: Path) -> Content | None:
         """The message in memory or in the spool; None when it is gone."""
@@ -145,6 +145,11 @@ class MaildirSource:
             while data := stream.read(COPY):
                 spool.write(data)
         return spool.finish()
+
+
+def _item(name: str) -> str:
+    """The part of a file's name that stays, in letters that a database holds whatever system wrote it."""
+    return os.fsencode(name.partition(":2,")[0]).decode("utf-8", "backslashreplace")
 
 
 def _timed(files: Sequence[tuple[str, Path]]) -> list[tuple[datetime, str, Path]]:
