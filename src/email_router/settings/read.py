@@ -318,6 +318,7 @@ def _check_references(reader: _Reader, settings: Settings, sections: Mapping[str
         for key, profiles in (("incoming_profile", "incoming"), ("outgoing_profile", "outgoing")):
             _check_profile(reader, ("deployment", name, key), getattr(deployment, key), sections[profiles])
     written = {normalise(w): w for w in sections["mailbox"]}
+    _check_shared(reader, settings, written)
     for address, mailbox in settings.mailboxes.items():
         path = ("mailbox", written.get(address, address))
         if not mailbox.deployments:
@@ -342,6 +343,23 @@ def _moves_to_itself(mailbox: MailboxSettings, profile: IncomingProfile) -> bool
     folder = mailbox.folder or str(getattr(profile.server, "folder", ""))
     inbox = folder.upper() == mailbox.move_to.upper() == "INBOX"  # in any case the same (RFC 3501 section 5.1)
     return inbox or folder == mailbox.move_to
+
+
+def _check_shared(reader: _Reader, settings: Settings, written: Mapping[str, str]) -> None:
+    """Two mailboxes that are one folder of one account: each would take the other's mail for its own."""
+    readers: dict[tuple[str, str, str], str] = {}
+    for address, mailbox in settings.mailboxes.items():
+        profile = settings.incoming.get(mailbox.incoming_profile)
+        if profile is None or not mailbox.enabled or not isinstance(profile.server, ServerSettings):
+            continue
+        user = (mailbox.credentials.username or profile.credentials.username).replace("{address}", address)
+        folder = mailbox.folder or str(getattr(profile.server, "folder", ""))
+        other = readers.setdefault((profile.name, user, folder), address)
+        if user and other != address:
+            path = ("mailbox", written.get(address, address), "username")
+            what = f"it reads the same folder as {other}, so that mail for either is judged as mail for both"
+            cure = 'username = "{address}" in the profile, a username of its own, or another folder'
+            reader.complain(path, what, cure, "warning")
 
 
 def _check_profile(reader: _Reader, path: tuple[str, ...], name: str, profiles: Mapping[str, Any]) -> None:

@@ -27,11 +27,13 @@ EVER = 1e9
 """Seconds: more than any installation is old."""
 
 NOTE = text("""
-INSERT INTO router.receipt (id, deployment, mailbox, folder, item)
+INSERT INTO router.receipt AS r (id, deployment, mailbox, folder, item)
 SELECT i, d, :mailbox, :folder, k
 FROM unnest(CAST(:ids AS uuid[]), CAST(:deployments AS text[]), CAST(:items AS text[])) AS t(i, d, k)
-ON CONFLICT (mailbox, folder, item, deployment) DO NOTHING
+ON CONFLICT (mailbox, folder, item, deployment) DO UPDATE
+SET outcome = NULL, closed = NULL, attempts = 0, next_attempt = now() WHERE r.outcome = 'vanished'
 """)
+"""What had vanished and is there again (a server that listed half of its mailbox) is seen anew."""
 MOVE = text("""
 INSERT INTO router.cursor (mailbox, folder, cursor) VALUES (:mailbox, :folder, :cursor)
 ON CONFLICT (mailbox, folder) DO UPDATE SET cursor = excluded.cursor
@@ -213,11 +215,12 @@ class Receipts:
         return found
 
     async def known(self, mailbox: str, folder: str, items: Sequence[str]) -> frozenset[str]:
-        """Which of these items already have receipts (POP3's memory of UIDLs)."""
+        """Which of these items already have receipts and have not vanished since (POP3's memory of UIDLs)."""
         async with transaction(self._engine) as db:
             rows = await db.execute(
                 text(
-                    "SELECT DISTINCT item FROM router.receipt WHERE mailbox = :m AND folder = :f AND item = ANY(:items)"
+                    "SELECT DISTINCT item FROM router.receipt WHERE mailbox = :m AND folder = :f "
+                    "AND item = ANY(:items) AND outcome IS DISTINCT FROM 'vanished'"
                 ),
                 {"m": mailbox, "f": folder, "items": list(items)},
             )

@@ -95,6 +95,18 @@ def test_everybody_is_no_trusted_network(network: str) -> None:
         read(forward, KINDS)
 
 
+@pytest.mark.parametrize(
+    ("username", "own", "warned"),
+    [("shared", "", True), ("{address}", "", False), ("shared", 'folder = "Second"', False), ("", "", False)],
+)
+def test_two_mailboxes_that_are_one_are_warned_about(username: str, own: str, warned: bool) -> None:
+    login = f'username = "{username}"\npassword = "env:X"' if username else ""
+    second = f'[mailbox."second@example.com"]\nincoming_profile = "office"\noutgoing_profile = "relay"\n{own}'
+    _, warnings = read(text(incoming=login) + second, KINDS)
+    assert [w.key for w in warnings] == (['mailbox."second@example.com".username'] if warned else [])
+    assert all("the same folder as help@example.com" in w.what for w in warnings)
+
+
 def test_a_proxys_password_is_warned_about_and_never_shown() -> None:
     before, after = (text(incoming=f'proxy = "http://me:{word}@proxy.example:3128"') for word in ("hush", "hush-hush"))
     new, [warning] = read(after, KINDS)
