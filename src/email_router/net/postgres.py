@@ -28,6 +28,7 @@ def open_engine(dsn: str, size: int = 20) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=60,
         pool_pre_ping=False,
+        hide_parameters=True,  # errors are logged and kept, and what was to be stored is people's mail
         connect_args={
             "application_name": "email-router",
             "connect_timeout": 10,
