@@ -117,7 +117,11 @@ async def run(ways: Ways, term: Term, limit: Limit = BATCH, report: Report | Non
 async def _read(ways: Ways, cursor: str, limit: Limit) -> Read:
     async with ways.turn:
         batch = await ways.source.receive(cursor, limit)
-    return Read(batch, tuple([await parsed(raw.content) for raw in batch.items]))
+    emails = []
+    for raw in batch.items:
+        emails.append(await parsed(raw.content))
+        await asyncio.sleep(0)  # filing the batch before goes on with what the database answered meanwhile
+    return Read(batch, tuple(emails))
 
 
 async def _handle_batch(ways: Ways, read: Read, term: Term, report: Report) -> None:
