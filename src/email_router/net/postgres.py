@@ -6,10 +6,12 @@ connection, a restart or a deadlock is Transient; what needs a person (a passwor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psycopg
+from psycopg import AsyncConnection as Driver
 from psycopg import errors as pg
 from sqlalchemy import URL, exc, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -113,4 +115,27 @@ def translated(error: Exception) -> RouterError:
 
 def clean(value: str) -> str:
     """Text that PostgreSQL can hold: no NUL, no lone surrogates."""
-    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    value = value.replace("\0", "")
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+
+
+async def copy(
+    db: AsyncConnection, table: str, columns: str, types: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """COPY `rows` into `table` within the transaction of `db`. Nothing is sent when there are none."""
+    waiting = iter(rows)
+    first = next(waiting, None)
+    if first is None:
+        return
+    statement = f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)"
+    async with (await driver(db)).cursor() as cursor, cursor.copy(statement) as out:
+        out.set_types(types)
+        await out.write_row(first)
+        for row in waiting:
+            await out.write_row(row)
+
+
+async def driver(db: AsyncConnection) -> Driver[Any]:
+    """psycopg's own connection beneath SQLAlchemy's."""
+    connection: Driver[Any] = (await db.get_raw_connection()).driver_connection  # type: ignore[assignment]
+    return connection

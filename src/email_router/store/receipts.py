@@ -8,7 +8,6 @@ its decision, are there together or not at all.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
@@ -16,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from email_router.model.ids import new_id
 from email_router.model.message import DeliveryKey
-from email_router.model.receipt import Outcome, Receipt, Term
-from email_router.net.postgres import clean, transaction
+from email_router.model.receipt import Decision, Outcome, Receipt, Term
+from email_router.net.postgres import clean, copy, transaction
 from email_router.ports.mail import Cursor
 from email_router.ports.store import Conclusion
 from email_router.store import chunks
@@ -58,15 +57,27 @@ UPDATE router.receipt AS r SET outcome = t.o, next_attempt = now(),
     closed = CASE WHEN :close THEN now() END
 FROM unnest(CAST(:ids AS uuid[]), CAST(:outcomes AS text[])) AS t(i, o) WHERE r.id = t.i
 """)
-DECIDE = text("""
-INSERT INTO router.decision (receipt, deployment, mailbox, folder, item, outcome, reason, why, losing, message_id,
-    identity, sender, recipients, subject, received, activity, defects, traceback)
-SELECT * FROM unnest(CAST(:receipt AS uuid[]), CAST(:deployment AS text[]), CAST(:mailbox AS text[]),
-    CAST(:folder AS text[]), CAST(:item AS text[]), CAST(:outcome AS text[]), CAST(:reason AS text[]),
-    CAST(:why AS text[]), CAST(:losing AS text[]), CAST(:message_id AS text[]), CAST(:identity AS bytea[]),
-    CAST(:sender AS text[]), CAST(:recipients AS text[]), CAST(:subject AS text[]),
-    CAST(:received AS timestamptz[]), CAST(:activity AS uuid[]), CAST(:defects AS text[]), CAST(:traceback AS text[]))
-""")
+DECISION = {
+    "receipt": "uuid",
+    "deployment": "text",
+    "mailbox": "text",
+    "folder": "text",
+    "item": "text",
+    "outcome": "text",
+    "reason": "text",
+    "why": "text",
+    "losing": "text",
+    "message_id": "text",
+    "identity": "bytea",
+    "sender": "text",
+    "recipients": "text",
+    "subject": "text",
+    "received": "timestamptz",
+    "activity": "uuid",
+    "defects": "text",
+    "traceback": "text",
+}
+"""Columns of router.decision in the order of `_decision`, and their types."""
 NAMED = text("""
 INSERT INTO router.named_id (deployment, message_id, receipt)
 SELECT * FROM unnest(CAST(:deployments AS text[]), CAST(:ids AS text[]), CAST(:receipts AS uuid[]))
@@ -161,7 +172,13 @@ class Receipts:
                     "close": close,
                 },
             )
-            await db.execute(DECIDE, _columns(conclusions))
+            await copy(
+                db,
+                "router.decision",
+                ", ".join(DECISION),
+                tuple(DECISION.values()),
+                [_decision(c.receipt, c.decision) for c in conclusions],
+            )
             untracked = [
                 (c.receipt.deployment, clean(i), c.receipt.id)
                 for c in conclusions
@@ -233,33 +250,31 @@ def _receipt(row: Any) -> Receipt:
     return Receipt(row.id, row.deployment, key, row.seen, row.attempts, outcome)
 
 
-def _columns(conclusions: Sequence[Conclusion]) -> dict[str, list[Any]]:
-    decided = [(c.receipt, c.decision) for c in conclusions]
+def _decision(receipt: Receipt, decision: Decision) -> tuple[Any, ...]:
+    return (
+        receipt.id,
+        receipt.deployment,
+        receipt.key.mailbox,
+        receipt.key.folder,
+        receipt.key.item,
+        decision.outcome.value,
+        clean(decision.reason),
+        _lines(decision.why),
+        _lines(decision.losing),
+        clean(decision.message_id),
+        decision.identity,
+        clean(decision.sender),
+        clean(", ".join(decision.recipients)),
+        clean(decision.subject),
+        decision.received,
+        decision.activity,
+        _lines(decision.defects),
+        clean(decision.traceback),
+    )
 
-    def lines(values: Sequence[str]) -> str:
-        return clean("\n".join(v.replace("\n", " ") for v in values))
 
-    received: list[datetime | None] = [d.received for _, d in decided]
-    return {
-        "receipt": [r.id for r, _ in decided],
-        "deployment": [r.deployment for r, _ in decided],
-        "mailbox": [r.key.mailbox for r, _ in decided],
-        "folder": [r.key.folder for r, _ in decided],
-        "item": [r.key.item for r, _ in decided],
-        "outcome": [d.outcome.value for _, d in decided],
-        "reason": [clean(d.reason) for _, d in decided],
-        "why": [lines(d.why) for _, d in decided],
-        "losing": [lines(d.losing) for _, d in decided],
-        "message_id": [clean(d.message_id) for _, d in decided],
-        "identity": [d.identity for _, d in decided],
-        "sender": [clean(d.sender) for _, d in decided],
-        "recipients": [clean(", ".join(d.recipients)) for _, d in decided],
-        "subject": [clean(d.subject) for _, d in decided],
-        "received": received,
-        "activity": [d.activity for _, d in decided],
-        "defects": [lines(d.defects) for _, d in decided],
-        "traceback": [clean(d.traceback) for _, d in decided],
-    }
+def _lines(values: Sequence[str]) -> str:
+    return clean("\n".join(v.replace("\n", " ") for v in values))
 
 
 async def _keep(db: AsyncConnection, conclusion: Conclusion) -> None:

@@ -1,41 +1,17 @@
-"""Many rows at once: COPY for rows that are new, and contents of any size in chunks, never whole in memory."""
+"""Contents of any size in chunks, never whole in memory."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
 from uuid import UUID
 
-from psycopg import AsyncConnection as Driver
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from email_router.model.message import Content
-from email_router.net.postgres import transaction
+from email_router.net.postgres import copy, transaction
 
 CHUNK = 256 * 1024
-
-
-async def copy(
-    db: AsyncConnection, table: str, columns: str, types: Sequence[str], rows: Iterable[Sequence[Any]]
-) -> None:
-    """COPY `rows` into `table` within the transaction of `db`. Nothing is sent when there are none."""
-    waiting = iter(rows)
-    first = next(waiting, None)
-    if first is None:
-        return
-    statement = f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)"
-    async with (await driver(db)).cursor() as cursor, cursor.copy(statement) as out:
-        out.set_types(types)
-        await out.write_row(first)
-        for row in waiting:
-            await out.write_row(row)
-
-
-async def driver(db: AsyncConnection) -> Driver[Any]:
-    """psycopg's own connection beneath SQLAlchemy's."""
-    connection: Driver[Any] = (await db.get_raw_connection()).driver_connection  # type: ignore[assignment]
-    return connection
 
 
 def pieces(content: Content) -> Iterator[tuple[int, bytes]]:

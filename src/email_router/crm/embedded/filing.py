@@ -27,7 +27,7 @@ from email_router.model.filing import Filed, FilingItem, FilingResult, NotFiled
 from email_router.model.message import ParsedEmail
 from email_router.model.receipt import Term
 from email_router.model.verdict import NewCase
-from email_router.net.postgres import clean, transaction
+from email_router.net.postgres import clean, copy, driver, transaction
 
 ENTER = """
 INSERT INTO crm.activity (id, organization, direction, identity, status, subject, body_text, body_html, sender,
@@ -136,7 +136,7 @@ class Filing:
     async def _enter(self, db: AsyncConnection, items: Sequence[FilingItem]) -> dict[bytes, tuple[UUID, UUID | None]]:
         """The activities' rows, in the order of their identities: two batches wait for each other, never deadlock."""
         ordered = sorted(items, key=lambda item: item.incoming.email.identity)
-        cursor = (await bulk.driver(db)).cursor()
+        cursor = (await driver(db)).cursor()
         async with cursor:
             await cursor.executemany(ENTER, [self._row(item) for item in ordered])
         return await self._existing(db, items)
@@ -178,7 +178,7 @@ class Filing:
             return
         taken = await db.execute(TICKETS, {"count": len(cases), "organization": self._organization})
         first = int(taken.scalar_one()) - len(cases) + 1
-        await bulk.copy(
+        await copy(
             db,
             "crm.record",
             "id, organization, type, name, owner, customer, fields",
@@ -194,7 +194,7 @@ class Filing:
     async def _details(self, db: AsyncConnection, items: Sequence[FilingItem]) -> None:
         parts = [(i.verdict.activity, n, a) for i in items for n, a in enumerate(i.incoming.email.attachments)]
         await bulk.store_contents(db, {a.sha256: a.content for _, _, a in parts})
-        await bulk.copy(
+        await copy(
             db,
             "crm.attachment",
             "activity, n, name, content_type, size, sha256, content_id, inline",
@@ -204,7 +204,7 @@ class Filing:
                 for activity, n, a in parts
             ],
         )
-        await bulk.copy(
+        await copy(
             db,
             "crm.party",
             "activity, n, role, address, name, record",
@@ -217,7 +217,7 @@ class Filing:
         )
         if self._keep_raw:
             raw = ((i.verdict.activity, n, data) for i in items for n, data in bulk.pieces(i.raw))
-            await bulk.copy(db, "crm.raw_chunk", "activity, n, data", ("uuid", "int4", "bytea"), raw)
+            await copy(db, "crm.raw_chunk", "activity, n, data", ("uuid", "int4", "bytea"), raw)
 
     def _result(self, item: FilingItem, there: dict[bytes, tuple[UUID, UUID | None]], moved: dict[UUID, UUID]) -> Filed:
         activity, regarding = there[item.incoming.email.identity]

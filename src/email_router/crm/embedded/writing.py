@@ -19,7 +19,7 @@ from email_router.model.errors import Permanent
 from email_router.model.ids import new_id
 from email_router.model.message import Address
 from email_router.model.settings import TrackingSettings
-from email_router.net.postgres import clean, transaction
+from email_router.net.postgres import clean, copy, transaction
 from email_router.tracking import token
 
 
@@ -119,7 +119,7 @@ class Writing:
                     "o": self._organization,
                 },
             )
-        await bulk.copy(
+        await copy(
             db,
             "crm.attachment",
             "activity, n, name, content_type, size, sha256, content_id, inline",
