@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from email_router.app import Crm, Router, opened
+from email_router.app.process import serve_without_end
 from email_router.model.ids import new_id
 from email_router.model.mailbox import FilterOption, MailboxKind, Receiver
 from email_router.model.receipt import Term
@@ -67,6 +68,7 @@ async def installed(
     Raises SystemExit when the database would not write through to the disk: nothing measured would count.
     """
     maillog.configure("json")  # to standard error, as it runs in production
+    serve_without_end()
     async with opened(Bootstrap(data=str(directory / "data"), listen="")) as router:
         await _must_be_durable(router)
         text = SETTINGS.format(kind=kind, incoming=incoming, outgoing=outgoing, connections=connections)

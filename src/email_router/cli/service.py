@@ -19,6 +19,7 @@ from rich.text import Text
 from email_router import __version__
 from email_router import demo as story
 from email_router.app import CONNECTORS, Router, opened
+from email_router.app.process import serve_without_end
 from email_router.cli import secret
 from email_router.cli.common import HERE, KEEP, LOOK, SERVE, Common, published, router
 from email_router.cli.output import (
@@ -61,6 +62,7 @@ async def run(*, common: Common = HERE) -> int:
     """
     bootstrap = common.bootstrap()
     maillog.configure("json" if common.json else bootstrap.log)
+    serve_without_end()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
