@@ -184,6 +184,10 @@ class EmbeddedPostgres:
             scope="router",
         )
 
+    def _user(self) -> str:
+        account = self._account()
+        return account.pw_name if account is not None else _user_name(os.getuid())
+
     def _as_user(self) -> list[str]:
         account = self._account()
         command = ["setpriv", "--pdeathsig", "INT"]
@@ -207,9 +211,8 @@ class EmbeddedPostgres:
             [*self._as_user(), str(copied / "postgres"), "--version"], capture_output=True, check=False
         )
         if again.returncode != 0:
-            account = self._account()
             raise NeedsOperator(
-                f"The user {account.pw_name if account else os.getuid()} cannot reach the data directory",
+                f"The user {self._user()} cannot reach the data directory",
                 where=str(self.directory),
                 said=again.stderr.decode(errors="replace").strip(),
                 cure="choose a data directory whose parents everybody may enter, such as /var/lib/email-router",
@@ -258,7 +261,8 @@ class EmbeddedPostgres:
                 "The database could not be made",
                 where=str(self._data),
                 said=output.decode(errors="replace").strip().splitlines()[-1] if output else "",
-                cure="check free space (df) and the rights on the directory, then start again",
+                cure=f"check free space (df), and that the user {self._user()} may enter every directory above it; "
+                "then start again",
                 scope="router",
             )
         (self.directory / "source").write_text(f"wheel {(self._data / 'PG_VERSION').read_text().strip()}\n")
