@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from email_router.store.installation import Installation, Mailboxes, Revisions
 from email_router.store.ledger import Ledger, Outgoing
 from email_router.store.migrate import migrate
 from email_router.store.receipts import EVER, Receipts
+from email_router.store.retention import Retention
 from email_router.store.secrets import Secrets, key_id, load_key
 from email_router.store.shards import Shards
 from email_router.store.undeliverable import Undeliverable
@@ -63,6 +64,7 @@ from email_router.work.units import Rounds, Unit
 
 NOT_PUBLISHED = Settings(0, {}, {}, {}, {})
 THREADS = 64
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 BACKFILLS = 1000
 """Shard numbers of backfills begin here: a backfill is nobody else's work."""
 
@@ -119,6 +121,7 @@ class Router:
         self.key_name = key_id(key) if key is not None else ""
         self.decisions = Decisions(engine)
         self.outgoing = Outgoing(engine)
+        self.retention = Retention(engine)
         self.pokes = Pokes(dsn)
         self.filing_through: Callable[[FilingPort], FilingPort] = lambda filing: filing
         """Lets the demo's CRM refuse a message."""
@@ -128,6 +131,7 @@ class Router:
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._states: set[asyncio.Task[None]] = set()
         self._looked: float | None = None
+        self._forgot: dict[tuple[str, int], datetime] = {}
 
     # -- settings
 
@@ -353,7 +357,11 @@ class Router:
         task.add_done_callback(self._states.discard)
 
     async def _housekeeping(self) -> None:
-        chores = (Chore("replies", self._reopen_missed, 15.0), Chore("daily dump", self._daily_dump, 3600.0))
+        chores = (
+            Chore("replies", self._reopen_missed, 15.0),
+            Chore("daily dump", self._daily_dump, 3600.0),
+            Chore("retention", self.forget, 3600.0),
+        )
         while True:
             for chore in chores:
                 await chore.attend()
@@ -364,6 +372,22 @@ class Router:
         now = time.monotonic()
         await self.receipts.reopen_missed(EVER if self._looked is None else now - self._looked + 600.0)
         self._looked = now
+
+    async def forget(self) -> None:
+        """What each deployment does not want kept for longer goes, at most an hour late. What went once is not looked
+        for again, unless other days were published."""
+        for deployment in (await self.settings()).deployments.values():
+            raw, untracked = (
+                datetime.now(UTC) - timedelta(days=days)
+                for days in (deployment.keep_raw_days, deployment.keep_untracked_days)
+            )
+            key = (deployment.name, deployment.keep_untracked_days)
+            since = self._forgot.get(key, LONG_AGO)
+            if untracked - since < timedelta(hours=1):
+                continue
+            await (await self.crm(deployment)).actions.forget_raw(raw)
+            await self.retention.forget_untracked(deployment.name, since, untracked)
+            self._forgot[key] = untracked
 
     async def _daily_dump(self) -> None:
         """The embedded database is the only holder of its company's records: dumped each day, seven days kept."""

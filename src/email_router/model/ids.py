@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import datetime
 from uuid import UUID
 
 
@@ -16,3 +17,8 @@ def new_id() -> UUID:
     fraction = (nanos << 12) // 1_000_000
     random = int.from_bytes(os.urandom(8), "big") >> 2
     return UUID(int=millis << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)
+
+
+def first_id(moment: datetime) -> UUID:
+    """Every id made before `moment` is less than this one, and none made after it (to the millisecond)."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)

@@ -156,10 +156,6 @@ class Deployment:
     keep_untracked_days: int = help_field(
         "Days for which sender, recipients and subject of mail that is not tracked are kept.", 14
     )
-    uncertain_policy: str = help_field(
-        "What becomes of an email whose hand-over cannot be proved: `ask`, `treat-as-sent` or `send-again`.", "ask"
-    )
-    uncertain_hours: float = help_field("Hours after which `uncertain_policy` acts, unless it asks.", 24.0)
 
 
 @dataclass(frozen=True, slots=True)

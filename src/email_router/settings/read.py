@@ -55,7 +55,6 @@ _RANGES = {
     "token_counter_digits": (1, 9),
     "token_user_digits": (1, 9),
     "token_wrap_days": (1, 36500),
-    "uncertain_hours": (0.01, 8760),
 }
 """Beyond these nothing works: no token is told from another, no time can be reckoned, no server is waited for."""
 _LOCAL = ("localhost", "127.", "::1", "[::1]")
@@ -148,10 +147,6 @@ def _deployment(reader: _Reader, name: str, table: Mapping[str, Any]) -> Deploym
         reader.complain(
             place, "a prefix has 1 to 20 characters", "shorten it; to track without tokens: use_tokens = false"
         )
-    if made.uncertain_policy not in ("ask", "treat-as-sent", "send-again"):
-        path = ("deployment", name, "uncertain_policy")
-        cure = suggestion(made.uncertain_policy, ("ask", "treat-as-sent", "send-again"))
-        reader.complain(path, f"{made.uncertain_policy!r} is not possible", cure)
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,8 +12,8 @@ import pytest
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from email_router.crm.embedded import filing, outbox, records
-from email_router.store import ledger, receipts, undeliverable
+from email_router.crm.embedded import actions, filing, outbox, records
+from email_router.store import ledger, receipts, retention, undeliverable
 from email_router.store.decisions import COUNTS as DECISIONS
 from email_router.store.ledger import COUNTS as LEDGER
 
@@ -53,6 +54,7 @@ INSERT INTO router.ledger (id, email, deployment, profile, sender, subject, mess
         '', '', now(), '', 'sent', 3 FROM generate_series(1, {MANY}) g
 """
 
+TWO_WEEKS_AGO = datetime.now(UTC) - timedelta(days=14)
 IDS = [f"m{n}@x.test" for n in range(100)]
 ASKED: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "duplicates": (records.BY_IDENTITY, {"organization": ORGANIZATION, "values": [bytes(32)]}),
@@ -70,6 +72,11 @@ ASKED: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "handed over": (ledger.SETTLE_ORPHANS, {"profile": "relay"}),
     "decisions of the day": (DECISIONS, {}),
     "emails of the day": (LEDGER, {"since": UUID(int=1 << 120)}),
+    "forgotten": (
+        retention.FORGET,
+        {"deployment": "sales", "since": TWO_WEEKS_AGO - timedelta(hours=1), "before": TWO_WEEKS_AGO},
+    ),
+    "raw messages": (actions.FORGET_RAW, {"organization": ORGANIZATION, "before": UUID(int=1 << 120)}),
     "undeliverable": (text(f"{undeliverable.LIST} WHERE state = 'open' ORDER BY created DESC LIMIT 20"), {}),
 }
 

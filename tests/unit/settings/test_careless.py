@@ -64,7 +64,6 @@ def test_mail_is_not_moved_into_the_folder_it_is_read_from(folder: str) -> None:
         ("tracking", "token_user_digits = -1"),
         ("tracking", "token_wrap_days = 10000000000"),
         ("tracking", "maximum_subject = 5"),
-        ("deployment", "uncertain_hours = 0"),
         ("deployment", "keep_raw_days = -1"),
         ("incoming", "timeout = 0"),
         ("incoming", "connect_timeout = -5"),

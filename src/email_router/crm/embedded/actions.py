@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from email_router.crm.embedded import bulk
 from email_router.crm.embedded.status import EmailStatus
 from email_router.crm.embedded.writing import Writing, stored_address
 from email_router.model.errors import Permanent
-from email_router.model.ids import new_id
+from email_router.model.ids import first_id, new_id
 from email_router.model.mailbox import MailboxKind, Receiver
 from email_router.net.postgres import clean, transaction
 
@@ -137,6 +138,12 @@ class Actions(Writing):
         """The message as it came, while it is kept."""
         return bulk.raw(self._engine, self._organization, activity)
 
+    async def forget_raw(self, before: datetime) -> int:
+        """Messages that came before this moment are not kept as they came any more; their activities stay."""
+        async with transaction(self._engine) as db:
+            gone = await db.execute(FORGET_RAW, {"organization": self._organization, "before": first_id(before)})
+            return int(gone.rowcount)
+
     # -- parts
 
     async def _insert(
@@ -218,6 +225,10 @@ _CHANGE = text("""
 UPDATE crm.receiver SET incoming = :incoming, outgoing = :outgoing, approval = :approval, filter_option = :filter,
     makes_cases = :makes_cases, case_title = :title, case_priority = :priority
 WHERE id = :id
+""")
+FORGET_RAW = text("""
+DELETE FROM crm.raw_chunk r USING crm.activity a
+WHERE r.activity < :before AND a.id = r.activity AND a.organization = :organization
 """)
 _RECORDS = """
 SELECT r.id, r.name, r.active, r.owner, r.customer, c.name AS customer_name, r.fields, r.created,
