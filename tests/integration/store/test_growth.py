@@ -61,6 +61,8 @@ ASKED: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "parents": (records.BY_MESSAGE_ID, {"organization": ORGANIZATION, "values": IDS}),
     "tokens": (records.BY_TOKEN, {"organization": ORGANIZATION, "values": ["CRM:2", "CRM:4"]}),
     "people": (records.BY_ADDRESS, {"organization": ORGANIZATION, "values": ["c1", "c2"]}),
+    "timeline": (actions.TIMELINE, {"o": ORGANIZATION, "limit": 50}),
+    "timeline of a record": (actions.TIMELINE_OF_RECORD, {"o": ORGANIZATION, "record": UUID(int=5), "limit": 50}),
     "filing": (filing.EXISTING, {"organization": ORGANIZATION, "identities": [bytes(32)]}),
     "claim": (outbox.CLAIM, {"organization": ORGANIZATION, "senders": ["c1"], "limit": 500, "shard": 3, "epoch": 2}),
     "open receipts": (receipts.OPEN, {"mailbox": "q1", "folder": "INBOX", "items": ["7:1", "7:2"]}),

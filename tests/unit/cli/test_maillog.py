@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -62,3 +64,15 @@ def test_as_json_each_line_is_an_object(capsys: pytest.CaptureFixture[str]) -> N
     assert len(lines) == number
     first = json.loads(lines[0])
     assert (first["event"], first["message_id"], first["why"]) == ("filed", HOSTILE, HOSTILE)
+
+
+def test_the_log_goes_where_standard_error_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where it was when the log was set up: that may be closed by now."""
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", first)
+    maillog.configure("console")
+    maillog.serving(1)
+    monkeypatch.setattr(sys, "stderr", second)
+    first.close()
+    maillog.serving(2)
+    assert "shards=2" in second.getvalue()

@@ -113,7 +113,8 @@ class Actions(Writing):
     async def timeline(self, record: UUID | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Email activities of a record (as regarding or party), oldest first; of the whole organization without one."""
         async with transaction(self._engine) as db:
-            rows = await db.execute(text(_TIMELINE), {"o": self._organization, "record": record, "limit": limit})
+            values = {"o": self._organization, "record": record, "limit": limit}
+            rows = await db.execute(TIMELINE if record is None else TIMELINE_OF_RECORD, values)
             found = [dict(row._mapping) for row in rows]
         for row in found:
             row["status"] = EmailStatus(row["status"]).label
@@ -245,10 +246,13 @@ SELECT a.id, a.direction, a.status, a.subject, a.sender, a.created, a.received, 
     array(SELECT address FROM crm.party p WHERE p.activity = a.id AND p.role IN ('to', 'cc') ORDER BY n) AS recipients,
     (SELECT count(*) FROM crm.attachment t WHERE t.activity = a.id) AS attachments
 FROM crm.activity a LEFT JOIN crm.record r ON r.id = a.regarding
-WHERE a.organization = :o AND (CAST(:record AS uuid) IS NULL OR a.regarding = :record
-    OR a.id IN (SELECT activity FROM crm.party WHERE record = :record))
-ORDER BY coalesce(a.received, a.sent, a.created) DESC, a.id DESC LIMIT :limit
-"""
+WHERE a.organization = :o"""
+_NEWEST = " ORDER BY coalesce(a.received, a.sent, a.created) DESC, a.id DESC LIMIT :limit"
+TIMELINE = text(_TIMELINE + _NEWEST)
+TIMELINE_OF_RECORD = text(
+    f"{_TIMELINE} AND a.id IN (SELECT id FROM crm.activity WHERE regarding = :record "
+    f"UNION SELECT activity FROM crm.party WHERE record = :record) {_NEWEST}"
+)
 _ACTIVITY = """
 SELECT a.*, r.name AS regarding_name, r.type AS regarding_type,
     (SELECT json_agg(json_build_object('role', role, 'address', address, 'name', name, 'record', record,

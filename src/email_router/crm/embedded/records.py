@@ -31,11 +31,13 @@ WHERE a.organization = :organization AND
 BY_IDENTITY = text(f"SELECT {_KNOWN} a.direction = 'incoming' AND a.identity = ANY(:values)")
 # Anybody may write an id that is known already: what we sent comes first, then what came first.
 BY_MESSAGE_ID = text(
-    f"SELECT DISTINCT ON (a.message_id) {_KNOWN} a.message_id = ANY(:values) "
+    f"SELECT DISTINCT ON (a.message_id) {_KNOWN} a.message_id = ANY(:values) AND a.message_id <> '' "
     "ORDER BY a.message_id, a.direction DESC, a.created, a.id"
 )
 # Tokens are ours, and begin anew when their counter is at its end: the newest is meant.
-BY_TOKEN = text(f"SELECT DISTINCT ON (a.token) {_KNOWN} a.token = ANY(:values) ORDER BY a.token, a.created DESC")
+BY_TOKEN = text(
+    f"SELECT DISTINCT ON (a.token) {_KNOWN} a.token = ANY(:values) AND a.token <> '' ORDER BY a.token, a.created DESC"
+)
 BY_ADDRESS = text("""
 SELECT a.key, r.id, r.type, r.name, r.owner, r.active FROM crm.address a JOIN crm.record r ON r.id = a.record
 WHERE a.organization = :organization AND a.key = ANY(:values) ORDER BY r.created, r.id

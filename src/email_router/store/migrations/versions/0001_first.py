@@ -87,8 +87,7 @@ CREATE TABLE router.decision (
     defects text NOT NULL,
     traceback text NOT NULL
 );
-CREATE INDEX decision_message_id ON router.decision USING hash (message_id);
-CREATE INDEX decision_sender ON router.decision USING hash (sender);
+CREATE INDEX decision_message_id ON router.decision USING hash (message_id) WHERE message_id <> '';
 CREATE INDEX decision_created ON router.decision USING brin (created);
 CREATE TABLE router.named_id (
     deployment text NOT NULL,
@@ -145,7 +144,6 @@ CREATE TABLE router.ledger (
 );
 CREATE INDEX ledger_due ON router.ledger (profile, next_attempt) WHERE state IN ('pending', 'uncertain');
 CREATE INDEX ledger_unsettled ON router.ledger (profile) WHERE NOT settled;
-CREATE INDEX ledger_message_id ON router.ledger USING hash (message_id);
 CREATE TABLE router.ledger_recipient (
     ledger uuid NOT NULL REFERENCES router.ledger ON DELETE CASCADE,
     n integer NOT NULL,

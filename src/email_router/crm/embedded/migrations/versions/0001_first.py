@@ -1,4 +1,8 @@
-"""The embedded CRM's tables. Ids in mail come from strangers and have any length: hash indexes take them all."""
+"""The embedded CRM's tables.
+
+Ids in mail come from strangers and have any length: hash indexes take them all. Only what is nearly always different
+has one: a hash index becomes slower with each entry for the same value.
+"""
 
 from alembic import op
 
@@ -88,10 +92,10 @@ CREATE TABLE crm.activity (
     claim_epoch bigint
 );
 CREATE UNIQUE INDEX activity_by_identity ON crm.activity (organization, direction, identity);
-CREATE INDEX activity_by_message_id ON crm.activity USING hash (message_id);
+CREATE INDEX activity_by_message_id ON crm.activity USING hash (message_id) WHERE message_id <> '';
 CREATE INDEX activity_by_token ON crm.activity (token) WHERE token <> '';
 CREATE INDEX activity_by_regarding ON crm.activity (regarding, created) WHERE regarding IS NOT NULL;
-CREATE INDEX activity_by_time ON crm.activity (organization, created);
+CREATE INDEX activity_by_time ON crm.activity (organization, (coalesce(received, sent, created)), id);
 CREATE INDEX activity_pending ON crm.activity (organization, sender, pending_since) WHERE status IN (6, 7);
 CREATE TABLE crm.party (
     activity uuid NOT NULL REFERENCES crm.activity ON DELETE CASCADE,
@@ -116,7 +120,6 @@ CREATE TABLE crm.attachment (
     inline boolean NOT NULL,
     PRIMARY KEY (activity, n)
 );
-CREATE INDEX attachment_by_content ON crm.attachment USING hash (sha256);
 CREATE TABLE crm.content (
     sha256 bytea PRIMARY KEY,
     size bigint NOT NULL
