@@ -20,6 +20,7 @@ from email_router.mime.addresses import parse as parse_addresses
 from email_router.model.errors import NeedsOperator
 from email_router.model.message import Address
 
+Words = Annotated[str, Parameter(allow_leading_hyphen=True)]
 Activity = Annotated[UUID, Parameter(name="id", help="From `email-router crm timeline`.")]
 
 
@@ -118,8 +119,8 @@ async def send(
     to: Sequence[str] = (),
     cc: Sequence[str] = (),
     bcc: Sequence[str] = (),
-    subject: str = "",
-    text: str = "",
+    subject: Words = "",
+    text: Words = "",
     attach: Sequence[Path] = (),
     answers: UUID | None = None,
     regarding: UUID | None = None,
@@ -213,7 +214,10 @@ def _attached(path: Path) -> tuple[str, str, bytes]:
 
 
 def _people(values: Sequence[str]) -> list[Address]:
-    found = [address for value in values for address in parse_addresses(value)]
-    for address in found:
-        an_address(address.address)
+    found: list[Address] = []
+    for value in values:
+        people = parse_addresses(value)
+        for person in people:
+            an_address(person.address or value)
+        found.extend(people)
     return found

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from email_router.net.postgres import transaction
+from email_router.net.postgres import clean, transaction
 
 COUNTS = text("""
 SELECT outcome, count(*) AS n FROM router.decision WHERE created > now() - interval '24 hours' GROUP BY outcome
@@ -42,8 +42,8 @@ class Decisions:
                 ),
                 {
                     "message_id": _as_kept(message_id),
-                    "sender": sender,
-                    "subject": subject,
+                    "sender": _as_text(sender),
+                    "subject": _as_text(subject),
                     "mailbox": mailbox,
                     "outcome": outcome,
                     "limit": limit,
@@ -55,6 +55,11 @@ class Decisions:
         """Of the last 24 hours: all of them would have to be read one by one each time somebody looks."""
         async with transaction(self._engine) as db:
             return {row.outcome: row.n for row in await db.execute(COUNTS)}
+
+
+def _as_text(words: str) -> str:
+    """For LIKE, without wildcards."""
+    return clean(words).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 def _as_kept(message_id: str) -> str:
