@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -437,3 +438,22 @@ async def test_our_own_full_disk_fails_no_email_and_leaves_nothing_behind(acme: 
 async def soon(acme: Company) -> None:
     async with acme.engine.begin() as db:
         await db.execute(text("UPDATE router.ledger SET next_attempt = now()"))
+
+
+async def test_a_full_disk_postpones_and_no_email_fails(acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    await acme.queue(HELP)
+    large = ("a.bin", "application/octet-stream", b"x" * 2_000_000)
+    identifier = await acme.actions.send(draft(attachments=(large,)))
+
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("tempfile.mkstemp", full)
+        with pytest.raises(Transient, match="could not be spooled"):
+            await acme.send([HELP])
+    assert await status(acme, identifier) == "Sending"
+    async with acme.engine.begin() as db:
+        await db.execute(text("UPDATE router.ledger SET next_attempt = now()"))
+    assert (await acme.send([HELP])).states == {SendState.SENT: 1}
+    assert [row["attempts"] for row in await ledger(acme)] == [1]

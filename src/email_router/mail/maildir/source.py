@@ -41,6 +41,7 @@ class MaildirSource:
         """See the port. The cursor is always ""."""
         if not self._listed:
             await self._list()
+        self._listed = False  # what breaks off is listed again
         batch = await asyncio.to_thread(self._next, limit)
         self._listed = batch.more
         return batch
