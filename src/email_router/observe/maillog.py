@@ -46,6 +46,7 @@ def configure(form: str = "console", level: str = "info") -> None:
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _StandardError())),
         cache_logger_on_first_use=True,
     )
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # an outage is told once, and by us
     logging.basicConfig(level=max(threshold, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
 
 
