@@ -78,35 +78,39 @@ class ImapSource:
         async with self._connected(writable=False) as (client, folder):
             uids = uids_of(keys, folder)
             wanted = sorted(set(uids))
-            metas: dict[int, Meta] = {}
-            contents: dict[int, Content] = {}
             if not wanted:
                 return []
             self._give_up(client, wanted)
-            said = await client.metas(wanted, metas)
-            refused = {}
-            if len(metas) < len(wanted):
-                missing = [uid for uid in wanted if uid not in metas]
-                refused = await self._salvage(client, missing, said, metas, lambda uid: client.metas([uid], metas))
-            for uid, meta in metas.items():
-                if meta.size > self._settings.maximum_message_bytes:
-                    raise Permanent(
-                        f"the message is too large: {self._too_much(uid, meta)}",
-                        where=f"{client.where}, folder {self._folder}, message {uid}",
-                        cure="raise the limit of the profile (maximum_message_bytes)",
-                    )
-            size = sum(meta.size for meta in metas.values())
-            try:
-                refused |= await self._contents(client, sorted(metas), size, contents) if metas else {}
-            except Transient as error:
-                self._strike(client, next((uid for uid in sorted(metas) if uid not in contents), 0), error)
-                raise
+            metas, refused = await self._described(client, wanted)
+            contents: dict[int, Content] = {}
+            if metas:
+                size = sum(meta.size for meta in metas.values())
+                try:
+                    refused |= await self._contents(client, sorted(metas), size, contents)
+                except Transient as error:
+                    self._strike(client, next((uid for uid in sorted(metas) if uid not in contents), 0), error)
+                    raise
             for uid, why in refused.items():
                 self._strikes[uid] += 1
                 raise Transient("the server does not give a message", where=f"{client.where}, message {uid}", said=why)
             for uid in contents:
                 self._strikes.pop(uid, None)
             return [self._raw(folder, uid, contents[uid], metas[uid]) for uid in uids if uid in contents]
+
+    async def _described(self, client: Client, uids: Sequence[int]) -> tuple[dict[int, Meta], dict[int, str]]:
+        """Sizes and times, and why those that exist have none. Raises Permanent for a message that is too large."""
+        metas: dict[int, Meta] = {}
+        said = await client.metas(uids, metas)
+        missing = [uid for uid in uids if uid not in metas]
+        refused = await self._salvage(client, missing, said, metas, lambda uid: client.metas([uid], metas))
+        for uid, meta in metas.items():
+            if meta.size > self._settings.maximum_message_bytes:
+                raise Permanent(
+                    f"the message is too large: {self._too_much(uid, meta)}",
+                    where=f"{client.where}, folder {self._folder}, message {uid}",
+                    cure="raise the limit of the profile (maximum_message_bytes)",
+                )
+        return metas, refused
 
     async def acknowledge(self, keys: Sequence[DeliveryKey], action: SourceAction, move_to: str = "") -> None:
         if action is SourceAction.LEAVE or not keys:
