@@ -630,6 +630,27 @@ async def test_moving_by_what_the_server_can(
         assert not any(line.split(b" ")[1] in (b"EXPUNGE", b"CLOSE") for line in server.heard)
 
 
+@pytest.mark.parametrize("capabilities", [CAPABILITIES, CAPABILITIES.replace("MOVE ", "")])
+async def test_a_search_that_answers_too_much_moves_no_more(rig: Callable[..., Rig], capabilities: str) -> None:
+    async with FakeImap(LETTERS, capabilities=capabilities) as server, rig(server).open() as source:
+        got = keys(await source.receive("", ALL))
+        server.on["UID SEARCH"] = says(b"* SEARCH 1 2 3 4 5", b"TAG OK")
+        server.on["UID MOVE"] = says(b"TAG OK")
+        await source.acknowledge(got[1:3], SourceAction.MOVE, "Done")
+        moved = [line for line in server.heard if b"UID MOVE" in line or b"UID COPY" in line]
+        assert [line.split()[-2:] for line in moved] == [[b"2:3", b'"Done"']]
+
+
+async def test_a_search_that_answers_too_much_is_not_asked_about(rig: Callable[..., Rig]) -> None:
+    async with FakeImap(LETTERS) as server, rig(server).open() as source:
+        got = keys(await source.receive("", ALL))
+        server.on["UID SEARCH"] = says(b"* SEARCH " + b" ".join(b"%d" % n for n in range(1, 5000)), b"TAG OK")
+        server.on["UID FETCH"] = fetch_but(3, _refuse)
+        with pytest.raises(Transient):
+            await source.fetch(got)
+        assert len([line for line in server.heard if b"UID FETCH" in line]) < 10
+
+
 async def test_a_copy_that_fails_deletes_nothing(rig: Callable[..., Rig]) -> None:
     async with FakeImap(LETTERS, capabilities="IMAP4rev1 SASL-IR AUTH=PLAIN UIDPLUS") as server:
         server.on["UID COPY"] = says(b"TAG NO [OVERQUOTA] full")

@@ -322,7 +322,8 @@ class Client:
         """
         verb = b"UID MOVE" if "MOVE" in self.capabilities else b"UID COPY"
         for uid_set in answers.uid_sets(uids):
-            for left in answers.uid_sets(await self.search(b"UID " + uid_set + b" UNDELETED")):
+            there = set(uids).intersection(await self.search(b"UID " + uid_set + b" UNDELETED"))
+            for left in answers.uid_sets(sorted(there)):  # never more than was asked for, whatever the answer
                 await self._into(verb, left, target)
             if verb == b"UID COPY":
                 await self._delete(uid_set)

@@ -352,7 +352,7 @@ class ImapSource:
         """Ask one by one for what did not come with the others; returns what exists and does not come, and why."""
         refused: dict[int, str] = {}
         for uid_set in uid_sets(missing):
-            for uid in await client.search(b"UID " + uid_set):
+            for uid in set(missing).intersection(await client.search(b"UID " + uid_set)):
                 if uid not in into:
                     why = await again(uid)
                     if uid not in into:
