@@ -64,9 +64,11 @@ SELECT l.*, array(SELECT address FROM router.ledger_recipient r WHERE r.ledger =
     AND r.state IN ('pending', 'deferred') ORDER BY n) AS waiting,
     EXISTS (SELECT 1 FROM router.ledger_recipient r WHERE r.ledger = l.id AND r.state = 'accepted') AS accepted
 FROM router.ledger l
-WHERE profile = :profile AND state = 'pending' AND handed_over IS NULL AND next_attempt <= now()
+WHERE profile = :profile AND state = 'pending' AND handed_over IS NULL
+    AND (next_attempt <= now() OR next_attempt > now() + interval '8 days')
 ORDER BY next_attempt, id LIMIT :limit
 """)
+"""Nothing waits longer than `retry_seconds` may be: what says so was written when the clock was wrong."""
 HAND_OVER = text("""
 UPDATE router.ledger SET handed_over = now(), handed_epoch = :epoch
 WHERE id = ANY(:ids) AND state = 'pending' AND shard = :shard

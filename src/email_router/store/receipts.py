@@ -43,10 +43,12 @@ WHERE closed IS NULL AND mailbox = :mailbox AND folder = :folder AND item = ANY(
 """)
 WAITING = text("""
 SELECT id, deployment, mailbox, folder, item, seen, attempts, outcome FROM router.receipt AS r
-WHERE closed IS NULL AND mailbox = :mailbox AND next_attempt <= now()
+WHERE closed IS NULL AND mailbox = :mailbox
+    AND (next_attempt <= now() OR next_attempt > now() + interval '1 day')
     AND (folder = :folder OR EXISTS (SELECT 1 FROM router.undeliverable u WHERE u.receipt = r.id AND u.size > 0))
 ORDER BY seen, id LIMIT :limit
 """)
+"""Nothing is postponed by a day: what says so was written when the clock was wrong."""
 POSTPONE = text("""
 UPDATE router.receipt SET attempts = attempts + 1, last_error = :error,
     next_attempt = now() + make_interval(secs => :seconds)

@@ -53,7 +53,8 @@ WITH pending AS (
 ), stale AS (
     SELECT id, status, claimed FROM crm.activity
     WHERE organization = :organization AND sender = ANY(:senders) AND status = 7
-        AND ((claim_shard = :shard AND claim_epoch < :epoch) OR claimed < now() - interval '30 minutes')
+        AND ((claim_shard = :shard AND claim_epoch < :epoch) OR claimed < now() - interval '30 minutes'
+            OR claimed > now() + interval '30 minutes')
     ORDER BY pending_since LIMIT :limit
 )
 UPDATE crm.activity AS a SET status = 7, claimed = now(), claim_shard = :shard, claim_epoch = :epoch
