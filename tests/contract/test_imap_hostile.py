@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -198,6 +199,22 @@ async def test_a_wrong_password_is_one(rig: Callable[..., Rig], answer: bytes) -
         assert caught.value.scope == "mailbox"
         assert caught.value.said.startswith("NO ")
         assert "hush-hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("auth", [AuthMechanism.PLAIN, AuthMechanism.LOGIN])
+async def test_a_server_that_repeats_the_password_does_not_tell_it(
+    rig: Callable[..., Rig], auth: AuthMechanism
+) -> None:
+    async def repeat(session: Session, tag: bytes, arguments: bytes) -> None:
+        await session.say(tag + b" BAD what is " + arguments)
+
+    async with FakeImap(LETTERS) as server, rig(server, auth=auth).open() as source:
+        server.on["LOGIN"] = server.on["AUTHENTICATE"] = repeat
+        with pytest.raises(RouterError) as caught:
+            await source.receive("", ALL)
+    assert "hush" not in str(caught.value)
+    assert b64encode(b"\0u\0hush-hush").decode() not in str(caught.value)
+    assert "BAD what is" in caught.value.said
 
 
 async def test_a_password_as_literal_waits_for_leave(rig: Callable[..., Rig]) -> None:

@@ -383,6 +383,14 @@ async def test_refusals_at_login(answer: str, error: type[Exception], words: str
     assert "to cure it" in str(caught.value)
 
 
+async def test_a_server_that_repeats_the_password_does_not_tell_it(tmp_path: Path) -> None:
+    secret = "secret"
+    with pytest.raises(NeedsOperator) as caught:
+        await received((*HELLO[:3], f"PASS>-ERR what is PASS {secret}?"), tmp_path)
+    assert secret not in str(caught.value)
+    assert "what is PASS …?" in caught.value.said
+
+
 async def test_a_server_without_uidl_says_the_cure(tmp_path: Path) -> None:
     with pytest.raises(NeedsOperator) as caught:
         await received((*HELLO, ONE[0], "UIDL>-ERR unknown command"), tmp_path)

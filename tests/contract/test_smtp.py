@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -295,6 +296,16 @@ async def test_what_stops_the_profile(script: Sequence[str], error: type[RouterE
         await scripted(*script, mark=mark)
     assert words in str(caught.value)
     assert mark.count == 0
+
+
+async def test_a_server_that_repeats_the_password_does_not_tell_it() -> None:
+    sent = base64.b64encode(b"\0carol\0secret").decode()
+    script = ("220 hi", "EHLO>250-mx\r\n250 AUTH PLAIN", f"AUTH PLAIN>501 what is AUTH PLAIN {sent}?")
+    async with Scripted(script) as server:
+        with pytest.raises(RouterError) as caught:
+            await send(replace(PLAIN, port=server.port), "b@x.test", who=login("carol"))
+    assert sent not in str(caught.value)
+    assert "501 what is AUTH PLAIN …?" in caught.value.said
 
 
 async def test_starttls_is_never_skipped() -> None:

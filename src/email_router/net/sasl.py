@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from email_router.model.errors import NeedsOperator
+from email_router.model.errors import NeedsOperator, RouterError
 from email_router.model.settings import AuthMechanism
+
+SHORTEST = 2
+"""Characters up to which a secret cannot be told from what happens to be said."""
 
 
 def choose(offered: Iterable[str], wanted: AuthMechanism, tls: bool) -> str:
@@ -36,3 +41,17 @@ def initial_response(mechanism: str, username: str, secret: str) -> bytes:
     if mechanism == "XOAUTH2":
         return f"user={username}\1auth=Bearer {secret}\1\1".encode()
     return f"\0{username}\0{secret}".encode()
+
+
+@contextmanager
+def never_told(username: str, secret: str) -> Iterator[None]:
+    """Some servers repeat what they do not understand: the secret is taken out of their words, as it was sent."""
+    try:
+        yield
+    except RouterError as error:
+        responses = [initial_response(mechanism, username, secret) for mechanism in ("PLAIN", "XOAUTH2")]
+        for raw in (secret.encode(), *responses):
+            for spelling in (raw.decode(errors="replace"), base64.b64encode(raw).decode()):
+                if len(spelling) > SHORTEST:
+                    error.said = error.said.replace(spelling, "…")
+        raise

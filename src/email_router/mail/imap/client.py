@@ -125,7 +125,8 @@ class Client:
             raise NeedsOperator(
                 "the user name or the password contains a NUL character", where=self.where, cure="enter it again"
             )
-        await self._authenticate(before, secret)
+        with sasl.never_told(self._login.username, secret):
+            await self._authenticate(before, secret)
         if not self.capabilities:
             await self._ask_capabilities()
         self._wire.literal_plus = "LITERAL+" in self.capabilities

@@ -106,6 +106,10 @@ class Client:
             raise NeedsOperator(
                 "the user name or the password contains a line end", where=self.where, cure="enter it again"
             )
+        with sasl.never_told(user, secret):
+            await self._authenticate(mechanism, user, secret)
+
+    async def _authenticate(self, mechanism: str, user: str, secret: str) -> None:
         if mechanism == "LOGIN":
             await self._ask(f"USER {user}", "log in")
             await self._ask(f"PASS {secret}", "log in")

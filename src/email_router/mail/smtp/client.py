@@ -122,9 +122,10 @@ class Client:
             secret = await self._login.secret()
         except RouterError as error:
             raise await self._given_up(error) from error
-        reply = await self._authenticate(mechanism, self._login.username, secret)
-        if not reply.ok:
-            raise await self._given_up(errors.refused(reply, "log in", self.where))
+        with sasl.never_told(self._login.username, secret):
+            reply = await self._authenticate(mechanism, self._login.username, secret)
+            if not reply.ok:
+                raise await self._given_up(errors.refused(reply, "log in", self.where))
 
     async def _authenticate(self, mechanism: str, user: str, secret: str) -> Reply:
         if mechanism != "LOGIN":
