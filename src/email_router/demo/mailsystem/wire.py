@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 MAX_LINE = 64 * 1024
 """Bytes of one command line: sets of many UIDs are long."""
@@ -169,7 +170,8 @@ class Wire(asyncio.Protocol):
         self.tls = True
 
     def abort(self) -> None:
-        self._transport.abort()
+        with suppress(AttributeError):  # of a connection in TLS that is closed already, before Python 3.11.3
+            self._transport.abort()
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:
