@@ -11,7 +11,7 @@ from email_router.model.message import Address
 # One plain `Name <local@domain>`, `"Name" <local@domain>` or `local@domain`: nearly all real fields.
 # Possessive throughout, here and below: a header of 256 KB may be one run of spaces or of apostrophes.
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]"
-_DOMAIN = r"[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)*+"
+_DOMAIN = r"[A-Za-z0-9-]++(?:(?=\.[A-Za-z0-9-])\.[A-Za-z0-9-]++)*+"
 _PLAIN = re.compile(
     r'\s*+(?:(?:"([^"\\<>]*+)"|([^",;:<>()@\\]*+))\s*+'
     rf"<({_ATOM}++)@({_DOMAIN})>|({_ATOM}++)@({_DOMAIN}))\s*+(?:,|\Z)"
@@ -74,7 +74,7 @@ def ascii_domain(domain: str) -> str:
     return domain if _HOST.fullmatch(domain) and len(domain) <= 255 else ""
 
 
-_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*)(?:\.[a-z0-9_][a-z0-9_-]*)*+")
+_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*)(?:(?=\.[a-z0-9_])\.[a-z0-9_-]*)*+")
 
 
 def _a_label(label: str) -> str:

@@ -18,8 +18,9 @@ VERSION = 1
 _HEADER_LIMIT = 1024 * 1024
 _FIELDS = (b"message-id", b"from", b"date")
 _SUBJECT = b"subject"
-# Leading fields and their continuation lines; possessive, so that no input makes it slow.
-_HEADER = re.compile(rb"(?:>?From [^\n]*\n)?+(?:(?:[!-9;-~]++[ \t]*+:|[ \t])[^\n]*+(?:\n|\Z))*+")
+_MBOX = re.compile(rb">?From [^\n]*\n")
+_FIELD_BEGINS = re.compile(rb"[!-9;-~]+[ \t]*:|[ \t]")
+_NO_FIELD_BEGINS = re.compile(rb"\n(?![!-9;-~]+[ \t]*:|[ \t])")
 _WANTED = re.compile(
     rb"\n([Mm][Ee][Ss][Ss][Aa][Gg][Ee]-[Ii][Dd]|[Ff][Rr][Oo][Mm]|[Dd][Aa][Tt][Ee]|[Ss][Uu][Bb][Jj][Ee][Cc][Tt])[ \t]*+:"
     rb"([^\n]*+(?:\n[ \t][^\n]*+)*+)"
@@ -59,6 +60,20 @@ def identity_of(data: bytes) -> bytes:
     return _identity(iter((data.lstrip(b"\n"),)))
 
 
+def fields_end(data: bytes, limit: int) -> int:
+    """Where the leading fields and their continuation lines end, at most `limit`; a first line of mbox is passed over.
+
+    Found by searching for the first other line, which costs the same for any input. A pattern of all the lines would
+    need a possessive group, and before Python 3.11.5 one that fails swallows what it had begun (cpython gh-106052).
+    """
+    mbox = _MBOX.match(data, 0, limit)
+    start = mbox.end() if mbox else 0
+    if not _FIELD_BEGINS.match(data, start, limit):
+        return start
+    other = _NO_FIELD_BEGINS.search(data, start, limit)
+    return other.end() if other else min(len(data), limit)
+
+
 def made_message_id(identity: bytes) -> str:
     """A Message-ID, without angle brackets, for mail that has none: the same for each copy of the message.
 
@@ -89,8 +104,7 @@ def _identity(chunks: Iterator[bytes]) -> bytes:
         head = head + chunk if head else chunk
         if len(head) > _HEADER_LIMIT or b"\n\n" in head:
             break
-    match = _HEADER.match(head, 0, _HEADER_LIMIT)
-    header = match.group() if match else b""
+    header = head[: fields_end(head, _HEADER_LIMIT)]
     body = head[len(header) :].removeprefix(b"\n") if header else head
 
     digest = hashlib.sha256(bytes((VERSION,)))

@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from email_router.mime import headers, transfer
 from email_router.mime.contents import CHUNK
+from email_router.mime.identity import fields_end
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
-_FIELDS = re.compile(rb"(?:>?From [^\n]*\n)?+(?:(?:[!-9;-~]++[ \t]*+:|[ \t])[^\n]*+(?:\n|\Z))*+")
 _TELLING = re.compile(
     rb"^(?:from|to|cc|subject|date|message-id|received|mime-version|content-type|return-path)[ \t]*:",
     re.IGNORECASE | re.MULTILINE,
@@ -220,8 +220,7 @@ class Scanner:
 
     def _well_formed(self, block: bytes, position: int, start: int) -> tuple[bytes, int]:
         """End the header at a line that is no field, unless fields follow that are surely header."""
-        match = _FIELDS.match(block)
-        good = match.end() if match else 0
+        good = fields_end(block, len(block))
         if good == len(block):
             return block, start
         if not block.startswith(b"--", good) and _TELLING.search(block, good):
