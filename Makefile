@@ -28,7 +28,7 @@ test: install ## all tests; servers that are missing are named skips; ARGS go to
 	$(BIN)/pytest $(ARGS)
 
 test-fast: install ## the tests that need no server and no database, under a minute
-	$(BIN)/pytest -q -m "not servers and not database and not kill" $(ARGS)
+	$(BIN)/pytest -q -n auto -m "not servers and not database and not kill" $(ARGS)
 
 test-kill: install ## 200 random kills under traffic, contents compared (long)
 	EMAIL_ROUTER_KILLS=200 $(BIN)/pytest -m kill $(ARGS)

@@ -73,7 +73,8 @@ def _default(value: Any) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
-        return f"`[{', '.join(value)}]`"
+        texts = ", ".join(f'"{text}"' for text in value)
+        return f"`[{texts}]`"
     if isinstance(value, int) and value >= 1 << 20 and value % (1 << 20) == 0:
         return f"`{value}` ({value >> 20} MB)"
     if isinstance(value, float):
@@ -83,7 +84,7 @@ def _default(value: Any) -> str:
 
 def settings_page() -> str:
     servers = {field.name for field in dataclasses.fields(ServerSettings)}
-    receiving = {name: c for name, c in CONNECTORS.items() if c.source is not None}
+    receiving = {name: c for name, c in CONNECTORS.items() if c.source is not None or c.listener is not None}
     sending = {name: c for name, c in CONNECTORS.items() if c.sender is not None}
     password = ("`password`", "text", '`""`', "Where the password is, never the password itself: see above.")
     login = [("`username`", "text", '`""`', "Who logs in; `{address}` stands for the mailbox's address."), password]
@@ -177,6 +178,7 @@ How conversations are found again and whose mail counts, as in the Dynamics orga
 """
 _INCOMING = """\
 An email system that mail is received from. The login here is for all of its mailboxes; a mailbox's own goes before it.
+Where mail is pushed (LMTP) or read from a directory, nobody logs in.
 """
 _OUTGOING = """\
 An email system that mail is sent through. All mailboxes that name it send by its login.
