@@ -13,7 +13,8 @@ import ipaddress
 import logging
 import socket
 import ssl
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from email_router.model.errors import NeedsOperator, RouterError, Transient
@@ -32,6 +33,19 @@ _VERSIONS = {
 _METADATA = frozenset(ipaddress.ip_address(a) for a in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192"))
 """Metadata services of clouds that are not link-local."""
 _NEVER_PORTS: set[int] = set()
+
+
+@contextmanager
+def awaiting_the_greeting(server: ServerSettings) -> Iterator[None]:
+    """A server that says nothing at first mostly waits for TLS: the wrong port for this TLS mode."""
+    try:
+        yield
+    except Transient as error:
+        if not error.said and server.tls is not TlsMode.IMPLICIT:
+            error.cure = 'a port that wants TLS from the start (993, 995, 465) needs tls = "implicit"; else ' + (
+                error.cure or "see whether the mail server is well"
+            )
+        raise
 
 
 def never_connect_to(port: int) -> None:

@@ -23,7 +23,7 @@ from email_router.model.errors import NeedsOperator, Transient
 from email_router.model.message import Content
 from email_router.model.settings import AuthMechanism, TlsMode
 from email_router.net import sasl
-from email_router.net.connection import connect
+from email_router.net.connection import awaiting_the_greeting, connect
 from email_router.ports.mail import Login
 
 
@@ -92,7 +92,8 @@ class Client:
             connection, self._settings.timeout, self.where, self._settings.maximum_message_bytes * 2
         )
         self._transport.on_untagged = self._hear
-        greeting = await self._transport.greeting()
+        with awaiting_the_greeting(self._settings):
+            greeting = await self._transport.greeting()
         if greeting.word == "BYE":
             raise errors.refused(greeting, Doing.CONNECT, self.where)
         self._preauthenticated = greeting.word == "PREAUTH"

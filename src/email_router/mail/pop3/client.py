@@ -17,7 +17,7 @@ from email_router.mail.pop3.settings import Pop3Settings
 from email_router.model.errors import NeedsOperator, RouterError, Transient
 from email_router.model.settings import AuthMechanism, TlsMode
 from email_router.net import sasl
-from email_router.net.connection import Connection, connect
+from email_router.net.connection import Connection, awaiting_the_greeting, connect
 from email_router.net.spool import Spool
 from email_router.ports.mail import Login
 
@@ -69,7 +69,8 @@ class Client:
         """Connection, greeting, and TLS. An STLS that is refused fails; nothing secret was said before."""
         self._connection = await connect(self._settings, self._settings.default_port)
         self._buffer = b""
-        await self._expect("greeting")
+        with awaiting_the_greeting(self._settings):
+            await self._expect("greeting")
         await self._ask_capabilities()
         if self._settings.tls is TlsMode.STARTTLS:
             await self._ask("STLS", "STLS")

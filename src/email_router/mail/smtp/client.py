@@ -20,7 +20,7 @@ from email_router.model.message import Content
 from email_router.model.outgoing import Envelope
 from email_router.model.settings import AuthMechanism, TlsMode
 from email_router.net import sasl
-from email_router.net.connection import Connection, connect
+from email_router.net.connection import Connection, awaiting_the_greeting, connect
 from email_router.ports.mail import Login
 
 MAX_LINES = 200
@@ -76,7 +76,8 @@ class Client:
     async def connect(self) -> None:
         """Connection, greeting, EHLO and TLS. A STARTTLS that is refused fails; nothing goes on in clear."""
         self._connection = await connect(self._settings, self._settings.default_port)
-        greeting = await self._reply("greeting")
+        with awaiting_the_greeting(self._settings):
+            greeting = await self._reply("greeting")
         if not greeting.ok:
             raise await self._given_up(errors.refused(greeting, "greeting", self.where))
         await self._ehlo()
