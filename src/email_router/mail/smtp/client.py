@@ -318,7 +318,7 @@ class Client:
             async with asyncio.timeout(timeout or self._settings.timeout):
                 code, lines = await self._lines()
         except TimeoutError as error:
-            raise await self._broken(f"the server did not answer in time ({doing})", error) from error
+            raise await self._broken(f"the server did not answer in time ({doing})") from error
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             raise await self._broken(f"the connection was lost or the answer is no SMTP ({doing})", error) from error
         if keep_lines:
