@@ -48,6 +48,8 @@ async def no_password() -> str:
 @pytest.mark.parametrize("name", CLIENTS)
 async def test_a_server_that_is_silent_at_first(name: str, tls: TlsMode, silent: int) -> None:
     server = {"host": "127.0.0.1", "port": silent, "tls": tls, "timeout": 0.1}
+    client = CLIENTS[name](server, Login("anna", no_password))
     with pytest.raises(Transient) as told:
-        await CLIENTS[name](server, Login("anna", no_password)).connect()
+        await client.connect()
+    await client.close()
     assert 'needs tls = "implicit"' in told.value.cure
