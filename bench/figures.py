@@ -52,9 +52,9 @@ class Race:
         for name, runs in self.runs.items():
             all_rates = ", ".join(f"{run.rate:,.0f}" for run in runs)
             notes = "; ".join(dict.fromkeys(run.note for run in runs if run.note))
-            line = f"  {name:<14}{self.rate(name):>9,.0f} messages/s   runs: {all_rates}"
+            line = f"  {name:<16}{self.rate(name):>9,.0f} messages/s   runs: {all_rates}"
             lines.append(f"{line}   ({notes})" if notes else line)
-        lines += [f"  {name:<14}  skipped: {why}" for name, why in self.skipped.items()]
+        lines += [f"  {name:<16}  skipped: {why}" for name, why in self.skipped.items()]
         lines += [f"  VOID: {problem}" for problem in self.void[:10]]
         return lines
 

@@ -42,7 +42,7 @@ def race(server: Dovecot, protocol: str, count: int, rounds: int) -> Outcome:
             if peer.name not in result.skipped and turn < peer.rounds:
                 with working_directory("bench-peer-") as directory:
                     result.add(peer.name, peers.run(peer, directory, server, USER, protocol, count))
-    names = [(peer.name, peer.name) for peer in with_us]
+    names = [(peer.name.replace("-", "_"), peer.name) for peer in with_us]
     return of_race(result, f"receive_{protocol}", names)
 
 

@@ -133,7 +133,7 @@ def test_a_ratio_is_that_of_the_medians() -> None:
     race.skipped["getmail6"] = "not installed"
     outcome = of_race(race, "receive_imap", [("mbsync", "mbsync"), ("getmail6", "getmail6")])
     assert outcome.figures == {"receive_imap_vs_mbsync": "0.50", "receive_imap_vs_getmail6": "SKIPPED"}
-    assert "  getmail6        skipped: not installed" in outcome.rows
+    assert "  getmail6          skipped: not installed" in outcome.rows
     assert not outcome.void
 
 
