@@ -12,6 +12,8 @@ from email_router.model.errors import Fenced
 from email_router.model.receipt import Term
 from email_router.net.postgres import transaction
 
+OURS = text("SELECT 1 FROM router.shard WHERE number = :shard AND epoch = :epoch FOR SHARE")
+
 
 class Shards:
     def __init__(self, engine: AsyncEngine) -> None:
@@ -33,10 +35,7 @@ class Shards:
 
 async def guard(db: AsyncConnection, term: Term) -> None:
     """Hold the shard's row for the rest of the transaction; raises Fenced when the epoch is not ours any more."""
-    found = await db.execute(
-        text("SELECT 1 FROM router.shard WHERE number = :shard AND epoch = :epoch FOR SHARE"),
-        {"shard": term.shard, "epoch": term.epoch},
-    )
+    found = await db.execute(OURS, {"shard": term.shard, "epoch": term.epoch})
     if found.first() is None:
         raise Fenced(f"Shard {term.shard} is served by another router now", scope="router")
 
