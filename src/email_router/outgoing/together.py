@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+GATHERING = 3
+"""Turns of the event loop before a commit: tasks that are about to bring an item come along, and nobody waits long."""
 
 
 class Together(Generic[T]):
@@ -26,6 +28,8 @@ class Together(Generic[T]):
 
     async def _flush(self) -> None:
         while self._waiting:
+            for _ in range(GATHERING):
+                await asyncio.sleep(0)
             batch, self._waiting = self._waiting, []
             try:
                 await self._commit([item for item, _ in batch])
