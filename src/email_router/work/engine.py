@@ -186,7 +186,8 @@ class Engine:
             return math.ceil(SHARDS / max(1, int(found.scalar_one())))
 
     async def _serve_shard(self, shard: int) -> None:
-        if self._stop.is_set() or len(self._held) >= await self._share():
+        share = await self._share()
+        if self._stop.is_set() or len(self._held) >= share:  # nothing may come between this look and being held
             await asyncio.sleep(POLL)  # over our share: somebody else gets the chance
             await self._enter(shard)
             return
