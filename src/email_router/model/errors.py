@@ -64,7 +64,23 @@ class Permanent(RouterError):
 
 
 class NeedsOperator(RouterError):
-    """Somebody must change something (a password, a certificate, a right) before this can go on."""
+    """Somebody must change something (a password, a certificate, a right) before this can go on.
+
+    It is tried again ever more gently, so that no account is locked; where trying harms nothing, every `retry_after` s.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        retry_after: float | None = None,
+        where: str = "",
+        cure: str = "",
+        said: str = "",
+        scope: Scope = "message",
+    ) -> None:
+        super().__init__(what, where=where, cure=cure, said=said, scope=scope)
+        self.retry_after = retry_after
 
 
 class Fenced(RouterError):

@@ -119,6 +119,11 @@ def shard_lost(number: int, epoch: int) -> None:
     log.warning("shard lost", number=number, epoch=epoch)
 
 
+def peer(address: str, what: str, why: str) -> None:
+    """A mail server that hands mail over, and what was refused to it."""
+    log.warning("peer", address=address, what=what, why=why)
+
+
 def bug(where: str, error: BaseException) -> None:
     """Something that should not happen: with its traceback."""
     log.error("bug", where=where, error=f"{type(error).__name__}: {error}", exc_info=error)

@@ -7,14 +7,15 @@ Every failure that crosses this port is one of `model.errors`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from email_router.model.errors import RouterError
 from email_router.model.mailbox import SourceAction
-from email_router.model.message import Address, Content, DeliveryKey, RawMessage
+from email_router.model.message import Content, DeliveryKey, RawMessage
 from email_router.model.outgoing import Envelope, RecipientResult
 
 Cursor = str
@@ -110,11 +111,46 @@ class Notifier(Protocol):
         ...
 
 
-class Listener(Protocol):
-    """A server of ours that mail is pushed to."""
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A message that a peer hands to us. `item` names its content: pushed again, the same message has the same one.
 
-    async def serve(self, deliver: Callable[[Address, str, Content], Awaitable[str]]) -> None:
-        """Listen until cancelled. `deliver(sender, recipient, content)` gives the SMTP reply for that recipient."""
+    `content` is discarded by the listener once all answers were given.
+    """
+
+    item: str
+    content: Content
+    received: datetime
+
+
+Push = Callable[[Pushed, Sequence[str]], AsyncGenerator[str | RouterError, None]]
+"""One answer for each of these mailboxes, in their order, each as soon as it is known: what became of the message, in
+words for the peer, once the outcome is durable; or the error because of which nothing is decided yet, so that the peer
+has to come again. Never raises.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerContext:
+    """Whom a listener takes mail for, and where it goes. Mail for `paused` mailboxes is put off, not refused."""
+
+    mailboxes: Collection[str]
+    paused: Collection[str]
+    push: Push
+    spool: Callable[[], Any]
+    """Makes a `net.spool.Spool`: `write(bytes)` then `finish() -> Content`."""
+
+
+class Listener(Protocol):
+    """A server of ours that mail is pushed to.
+
+    It listens while its context is entered; entering raises NeedsOperator when it cannot. Leaving lets the messages
+    that are being handed over get their answers, tells everybody else to come again, and closes.
+    """
+
+    @property
+    def where(self) -> str:
+        """The address that is listened on, for people."""
         ...
 
 
@@ -161,6 +197,16 @@ class SourceContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Objection:
+    """What is wrong with one setting of a profile, and the cure. A warning does not stop a publication."""
+
+    key: str
+    what: str
+    cure: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Connector:
     """An email system. Absent constructors mean that the system cannot do that."""
 
@@ -170,10 +216,12 @@ class Connector:
     """Frozen dataclass of the profile's settings; usually a subclass of `ServerSettings`."""
     source: Callable[[Any, SourceContext], AbstractAsyncContextManager[Source]] | None = None
     sender: Callable[[Any, Login], AbstractAsyncContextManager[Sender]] | None = None
-    listener: Callable[[Any], AbstractAsyncContextManager[Listener]] | None = None
+    listener: Callable[[Any, ListenerContext], AbstractAsyncContextManager[Listener]] | None = None
     probe_source: Callable[[Any, SourceContext], Probe] | None = None
     probe_sender: Callable[[Any, Login], Probe] | None = None
     capabilities: frozenset[str] = frozenset()
     """`push` (has a Notifier), `seen`, `move`, `delete`, `usage`, `whole_message`."""
     check: Callable[[Any, SourceAction], str] | None = None
     """Why these settings cannot work with that source action, or "" (run at publish)."""
+    objections: Callable[[Any], Sequence[Objection]] | None = None
+    """What is wrong with these settings by themselves (run at publish)."""

@@ -100,11 +100,14 @@ class _Troubles:
 
 def _pause(error: Exception, failures: int) -> tuple[str, float]:
     if isinstance(error, NeedsOperator):
-        return "needs operator", delay(failures, first=30.0, most=3600.0)
+        return "needs operator", _asked(error, delay(failures, first=30.0, most=3600.0))
     if isinstance(error, Transient):
-        wait = error.retry_after if error.retry_after is not None else delay(failures, first=1.0, most=60.0)
-        return "away", wait
+        return "away", _asked(error, delay(failures, first=1.0, most=60.0))
     return "broken", delay(failures, first=5.0, most=300.0)
+
+
+def _asked(error: Transient | NeedsOperator, otherwise: float) -> float:
+    return error.retry_after if error.retry_after is not None else otherwise
 
 
 async def _first(waiting: object, stop: asyncio.Event) -> None:
