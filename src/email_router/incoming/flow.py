@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,6 +39,10 @@ TRIES = 10
 """So often an item that the CRM fails on by itself is tried before it is undeliverable."""
 GIVE_UP_AFTER = 3
 """So many messages one after the other that a mailbox would not change: then it is the mailbox, not the message."""
+KEPT = frozenset({Outcome.UNDELIVERABLE})
+"""Outcomes with which we keep a message's bytes."""
+KEPT_OF_PUSHED = KEPT | {Outcome.NOT_TRACKED}
+"""The same where no mailbox has them: a parent that comes later needs them."""
 LONGEST_ID = 900
 """Longer ids of other messages are not remembered: no index takes them, and no honest sender makes them."""
 
@@ -59,13 +63,16 @@ class Ways:
 
     mailbox: MailboxSettings
     folder: str
-    source: Source
+    source: Source | None
+    """None for a mailbox that mail is pushed to: what was not kept by us exists nowhere we could look."""
     deployments: Mapping[str, Deployed]
     receipts: Receipts
     cursors: Cursors
     kept: Kept
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Reading ahead and acknowledging take turns at the source."""
+    later: float | None = None
+    """Seconds until what is not decided now is looked at again; None leaves that to the error and its repetition."""
 
 
 @dataclass(slots=True)
@@ -78,6 +85,8 @@ class Report:
     """Seconds from the server's time of the newest message to its outcome."""
     again: float | None = None
     """Seconds until the first postponed receipt is due."""
+    error: RouterError | None = None
+    """Why something was postponed."""
     outcomes: dict[Outcome, int] = field(default_factory=dict)
     unchanged: RouterError | None = None
     """Why the mailbox did not let us mark, move or delete what has its outcome."""
@@ -115,6 +124,7 @@ async def run(ways: Ways, term: Term, limit: Limit = BATCH, report: Report | Non
 
 
 async def _read(ways: Ways, cursor: str, limit: Limit) -> Read:
+    assert ways.source is not None
     async with ways.turn:
         batch = await ways.source.receive(cursor, limit)
     emails = []
@@ -133,15 +143,15 @@ async def _handle_batch(ways: Ways, read: Read, term: Term, report: Report) -> N
     )
     hit("after-note")
     report.older += batch.older
-    await _conclude(ways, _without_content(batch, receipts), term, report)
+    await conclude(ways, _without_content(batch, receipts), term, report)
     messages = {raw.key: (raw, email) for raw, email in zip(batch.items, read.emails, strict=True)}
     seen = [Seen(r, *messages[r.key]) for r in receipts if r.key in messages]
-    await _handle(ways, seen, term, report)
+    await handle(ways, seen, term, report)
     for raw in batch.items:
         raw.content.discard()
 
 
-async def _handle(ways: Ways, seen: Sequence[Seen], term: Term, report: Report) -> None:
+async def handle(ways: Ways, seen: Sequence[Seen], term: Term, report: Report) -> None:
     """Judge, file and conclude, deployment by deployment: one that is away does not hold up the others."""
     for name, deployed in ways.deployments.items():
         mine = [s for s in seen if s.receipt.deployment == name]
@@ -154,7 +164,7 @@ async def _handle(ways: Ways, seen: Sequence[Seen], term: Term, report: Report) 
         else:
             await _settled(ways, name, told, term, report)
     orphans = [s for s in seen if s.receipt.deployment not in ways.deployments]
-    await _conclude(ways, [_orphan(s) for s in orphans], term, report)
+    await conclude(ways, [_orphan(s) for s in orphans], term, report)
 
 
 async def _judged_and_filed(ways: Ways, deployed: Deployed, seen: Sequence[Seen], term: Term) -> list[Told]:
@@ -174,8 +184,9 @@ async def _settled(ways: Ways, deployment: str, told: Sequence[Told], term: Term
     if late and late[0].error is not None:
         await _postpone(ways, [t.seen.receipt for t in late], late[0].error, term, report)
     waiting = {t.seen.receipt.id for t in late}
-    conclusions = _combined([t for t in told if t.seen.receipt.id not in waiting])
-    await _conclude(ways, conclusions, term, report)
+    kept = KEPT if ways.source is not None else KEPT_OF_PUSHED
+    conclusions = _combined([t for t in told if t.seen.receipt.id not in waiting], kept)
+    await conclude(ways, conclusions, term, report)
     arrived = [c.decision.message_id for c in conclusions if c.decision.outcome is Outcome.FILED]
     if arrived:
         await ways.receipts.reopen_waiting_for(deployment, arrived, term)
@@ -210,7 +221,7 @@ async def _filed(deployed: Deployed, verdicts: Sequence[tuple[Letter, Verdict]],
     return told + [_not_accepted(letter, verdict) for letter, verdict in verdicts if not verdict.accept]
 
 
-async def _conclude(ways: Ways, conclusions: Sequence[Conclusion], term: Term, report: Report) -> None:
+async def conclude(ways: Ways, conclusions: Sequence[Conclusion], term: Term, report: Report) -> None:
     """Outcome and decision in one commit; the source is changed after it, and only then the receipts close."""
     if not conclusions:
         return
@@ -264,6 +275,7 @@ async def _unchanged(ways: Ways, keys: Sequence[DeliveryKey], *, alone: bool) ->
 
 
 async def _change(ways: Ways, keys: Sequence[DeliveryKey]) -> RouterError | None:
+    assert ways.source is not None
     hit("before-acknowledge")
     try:
         async with ways.turn:
@@ -284,7 +296,9 @@ def _may_change(mailbox: MailboxSettings, outcome: Outcome) -> bool:
 async def _postpone(ways: Ways, receipts: Sequence[Receipt], error: RouterError, term: Term, report: Report) -> None:
     asked = error.retry_after if isinstance(error, Transient) else 60.0
     seconds = asked if asked is not None else delay(max(r.attempts for r in receipts) + 1, first=2.0)
+    seconds = seconds if ways.later is None else ways.later
     report.again = min(seconds, report.again) if report.again is not None else seconds
+    report.error = error
     maillog.postponed(receipts, seconds, error)
     await ways.receipts.postpone(receipts, seconds, str(error), term)
 
@@ -302,7 +316,7 @@ async def _take_up_again(ways: Ways, term: Term, report: Report) -> None:
         again = [r for r in waiting if r.outcome is None]
         if again:
             kept = await ways.kept.kept(again)
-            await _handle(ways, [await _from_kept(r, kept[r.id]) for r in again if r.id in kept], term, report)
+            await handle(ways, [await from_kept(r, kept[r.id]) for r in again if r.id in kept], term, report)
             await _fetch_again(ways, [r for r in again if r.id not in kept], term, report)
         if len(waiting) < AT_ONCE:
             return
@@ -316,12 +330,13 @@ async def _fetch_again(ways: Ways, receipts: Sequence[Receipt], term: Term, repo
     messages = {raw.key: (raw, await parsed(raw.content)) for raw in raws}
     seen = [Seen(r, *messages[r.key]) for r in receipts if r.key in messages]
     missing = [r for r in receipts if r.key not in messages]
-    await _conclude(ways, [_missing(r, unreadable.get(r.key)) for r in missing], term, report)
-    await _handle(ways, seen, term, report)
+    await conclude(ways, [_missing(r, unreadable.get(r.key)) for r in missing], term, report)
+    await handle(ways, seen, term, report)
 
 
 async def _fetched(ways: Ways, keys: Sequence[DeliveryKey]) -> tuple[list[RawMessage], dict[DeliveryKey, Permanent]]:
     """These messages; when one of them cannot be had for good, one by one."""
+    assert ways.source is not None
     try:
         async with ways.turn:
             return list(await ways.source.fetch(keys)), {}
@@ -337,7 +352,7 @@ async def _fetched(ways: Ways, keys: Sequence[DeliveryKey]) -> tuple[list[RawMes
     return found, refused
 
 
-async def _from_kept(receipt: Receipt, content: Content) -> Seen:
+async def from_kept(receipt: Receipt, content: Content) -> Seen:
     return Seen(receipt, RawMessage(receipt.key, content, receipt.seen), await parsed(content))
 
 
@@ -393,15 +408,16 @@ _STRENGTH = (
 )
 
 
-def _combined(told: Sequence[Told]) -> list[Conclusion]:
+def _combined(told: Sequence[Told], kept: Collection[Outcome]) -> list[Conclusion]:
     """One conclusion per receipt. Of several letters the strongest outcome names it, and all reasons are told."""
     by_receipt: dict[object, list[Told]] = {}
     for one in told:
         by_receipt.setdefault(one.seen.receipt.id, []).append(one)
-    return [_conclusion(sorted(group, key=lambda t: _STRENGTH.index(t.outcome))) for group in by_receipt.values()]
+    groups = [sorted(group, key=lambda t: _STRENGTH.index(t.outcome)) for group in by_receipt.values()]
+    return [_conclusion(group, kept) for group in groups]
 
 
-def _conclusion(group: Sequence[Told]) -> Conclusion:
+def _conclusion(group: Sequence[Told], kept: Collection[Outcome]) -> Conclusion:
     first = group[0]
     email = first.letter.incoming.email if first.letter is not None else first.seen.email
     verdict, error = first.verdict, first.error
@@ -427,7 +443,7 @@ def _conclusion(group: Sequence[Told]) -> Conclusion:
         defects=tuple(f"{d.code}: {d.detail}" for d in email.defects[:20]),
         traceback=first.traceback,
     )
-    raw = first.seen.raw.content if first.outcome is Outcome.UNDELIVERABLE else None
+    raw = first.seen.raw.content if first.outcome in kept else None
     return Conclusion(first.seen.receipt, decision, raw, str(error or ""), error.cure if error is not None else "")
 
 
@@ -457,4 +473,4 @@ def _without_content(batch: Batch, receipts: Sequence[Receipt]) -> list[Conclusi
     return unreadable + [Conclusion(r, old) for r in receipts if r.key in passed]
 
 
-__all__ = ["Deployed", "Fenced", "Report", "Ways", "run"]
+__all__ = ["Deployed", "Fenced", "Report", "Ways", "conclude", "from_kept", "handle", "parsed", "run"]

@@ -21,7 +21,8 @@ from email_router.ports.mail import Cursor
 class Conclusion:
     """A receipt's outcome and decision. `raw` is required for UNDELIVERABLE: the bytes are kept with it.
 
-    `cause` and `cure` go to the undeliverable row.
+    With NOT_TRACKED, `raw` is kept 30 days: for mail that lies in no mailbox. `cause` and `cure` go to the
+    undeliverable row.
     """
 
     receipt: Receipt
@@ -43,7 +44,8 @@ class Receipts(Protocol):
     ) -> Sequence[Receipt]:
         """Open a receipt per deployment and key and move the cursor, in one commit.
 
-        Returns the receipts that are open for `keys`; those that were closed before are left out.
+        Returns the receipts that are open for `keys`; those that were closed before are left out, but what had
+        vanished and is here again is open again. No key twice.
         """
         ...
 
@@ -85,7 +87,7 @@ class Cursors(Protocol):
 
 class Kept(Protocol):
     async def kept(self, receipts: Sequence[Receipt]) -> Mapping[UUID, Content]:
-        """The raw bytes that undeliverable mail was kept with, by receipt: a retry does not need the mailbox."""
+        """The raw bytes that we hold ourselves, by receipt: judging these again does not need the mailbox."""
         ...
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from email_router.model.ids import new_id
-from email_router.model.message import DeliveryKey
+from email_router.model.message import Content, DeliveryKey
 from email_router.model.receipt import Decision, Outcome, Receipt, Term
 from email_router.net.postgres import clean, copy, transaction
 from email_router.ports.mail import Cursor
@@ -44,11 +44,12 @@ WHERE closed IS NULL AND mailbox = :mailbox AND folder = :folder AND item = ANY(
 WAITING = text("""
 SELECT id, deployment, mailbox, folder, item, seen, attempts, outcome FROM router.receipt AS r
 WHERE closed IS NULL AND mailbox = :mailbox
-    AND (next_attempt <= now() OR next_attempt > now() + interval '1 day')
-    AND (folder = :folder OR EXISTS (SELECT 1 FROM router.undeliverable u WHERE u.receipt = r.id AND u.size > 0))
+    AND (next_attempt <= now() OR next_attempt > now() + interval '7 days')
+    AND (folder = :folder OR EXISTS (SELECT 1 FROM router.undeliverable u WHERE u.receipt = r.id AND u.size > 0)
+        OR EXISTS (SELECT 1 FROM router.untracked_chunk c WHERE c.receipt = r.id))
 ORDER BY seen, id LIMIT :limit
 """)
-"""Nothing is postponed by a day: what says so was written when the clock was wrong."""
+"""Nothing is postponed by a week: what says so was written when the clock was wrong."""
 POSTPONE = text("""
 UPDATE router.receipt SET attempts = attempts + 1, last_error = :error,
     next_attempt = now() + make_interval(secs => :seconds)
@@ -195,6 +196,8 @@ class Receipts:
             for conclusion in conclusions:
                 if conclusion.decision.outcome is Outcome.UNDELIVERABLE:
                     await _keep(db, conclusion)
+                elif conclusion.raw is not None:
+                    await _keep_untracked(db, conclusion.receipt, conclusion.raw)
 
     async def close(self, receipts: Sequence[Receipt], term: Term) -> None:
         async with fenced(self._engine, term) as db:
@@ -301,3 +304,10 @@ async def _keep(db: AsyncConnection, conclusion: Conclusion) -> None:
     stored = (await db.execute(ADD_UNDELIVERABLE, values)).scalar_one()
     if stored == mine and raw is not None:
         await chunks.write(db, "router.undeliverable_chunk", "undeliverable", mine, raw)
+
+
+async def _keep_untracked(db: AsyncConnection, receipt: Receipt, raw: Content) -> None:
+    """The raw bytes alone, for a time; judged and kept again, they stay as long as they would have."""
+    there = await db.execute(text("SELECT 1 FROM router.untracked_chunk WHERE receipt = :id"), {"id": receipt.id})
+    if there.first() is None:
+        await chunks.write(db, "router.untracked_chunk", "receipt", receipt.id, raw)

@@ -18,6 +18,13 @@ UPDATE router.decision SET sender = '', recipients = '', subject = '', losing = 
 WHERE deployment = :deployment AND outcome = 'not-tracked' AND created >= :since AND created < :before
 """)
 FORGET_NAMES = text("DELETE FROM router.named_id WHERE deployment = :deployment AND created < :before")
+FORGET_PUSHED = text("""
+DELETE FROM router.untracked_chunk AS c USING router.receipt AS r
+WHERE c.created < now() - make_interval(days => :days) AND r.id = c.receipt AND r.closed IS NOT NULL
+RETURNING c.receipt
+""")
+KEPT_PUSHED_DAYS = 30
+"""Days for which mail that was pushed and not tracked is kept, because no mailbox holds it."""
 
 
 class Retention:
@@ -30,3 +37,12 @@ class Retention:
         async with transaction(self._engine) as db:
             await db.execute(FORGET, {"deployment": deployment, "since": since, "before": before})
             await db.execute(FORGET_NAMES, {"deployment": deployment, "before": before})
+
+    async def forget_pushed(self) -> int:
+        """The raw bytes of mail that was pushed and not tracked go after their days; what is being judged again stays.
+
+        Returns how many messages.
+        """
+        async with transaction(self._engine) as db:
+            rows = await db.execute(FORGET_PUSHED, {"days": KEPT_PUSHED_DAYS})
+            return len(set(rows.scalars()))

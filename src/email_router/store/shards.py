@@ -32,6 +32,11 @@ class Shards:
             )
             return Term(shard, int(row.scalar_one()))
 
+    async def check(self, term: Term) -> None:
+        """Raises Fenced when the shard is somebody else's now."""
+        async with fenced(self._engine, term):
+            pass
+
 
 async def guard(db: AsyncConnection, term: Term) -> None:
     """Hold the shard's row for the rest of the transaction; raises Fenced when the epoch is not ours any more."""

@@ -1,8 +1,9 @@
-"""Messages that could not be filed: kept with their raw bytes, shown, and retried on demand."""
+"""Messages whose raw bytes we keep: those that could not be filed, shown and retried on demand; and, for 30 days, those
+that were pushed to us and not tracked, which may still get a parent.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,14 @@ from email_router.model.message import Content
 from email_router.model.receipt import Receipt
 from email_router.net.postgres import transaction
 from email_router.net.spool import Spool
+from email_router.store import chunks
 
+KEPT = text("""
+SELECT receipt, id FROM router.undeliverable WHERE receipt = ANY(:ids) AND size > 0
+UNION ALL
+SELECT DISTINCT c.receipt, CAST(NULL AS uuid) FROM router.untracked_chunk c WHERE c.receipt = ANY(:ids)
+    AND NOT EXISTS (SELECT 1 FROM router.undeliverable u WHERE u.receipt = c.receipt AND u.size > 0)
+""")
 LIST = """
 SELECT id, deployment, mailbox, folder, item, received, cause, cure, subject, sender, size, state, created
 FROM router.undeliverable
@@ -49,15 +57,9 @@ class Undeliverable:
             row = rows.first()
             return dict(row._mapping) if row is not None else None
 
-    async def raw(self, identifier: UUID) -> AsyncIterator[bytes]:
+    def raw(self, identifier: UUID) -> AsyncIterator[bytes]:
         """The message in chunks."""
-        statement = text("SELECT data FROM router.undeliverable_chunk WHERE undeliverable = :id AND n = :n")
-        for n in itertools.count():
-            async with transaction(self._engine) as db:
-                data = (await db.execute(statement, {"id": identifier, "n": n})).scalar()
-            if data is None:
-                return
-            yield bytes(data)
+        return chunks.read(self._engine, "router.undeliverable_chunk", "undeliverable", identifier)
 
     async def retry(self, identifiers: Sequence[UUID] | None) -> int:
         """Open the receipts again (all open ones for None). The router takes them up at its next round."""
@@ -85,17 +87,18 @@ class Undeliverable:
         They go through the spool: there may be many, and large ones.
         """
         async with transaction(self._engine) as db:
-            rows = await db.execute(
-                text("SELECT id, receipt FROM router.undeliverable WHERE receipt = ANY(:ids) AND size > 0"),
-                {"ids": [r.id for r in receipts]},
-            )
-            identifiers = [(row.id, row.receipt) for row in rows]
-        return {receipt: await self._spooled(identifier) for identifier, receipt in identifiers}
+            found = list(await db.execute(KEPT, {"ids": [r.id for r in receipts]}))
+        return {row.receipt: await self._spooled(self._kept(row.receipt, row.id)) for row in found}
 
-    async def _spooled(self, identifier: UUID) -> Content:
+    def _kept(self, receipt: UUID, undeliverable: UUID | None) -> AsyncIterator[bytes]:
+        if undeliverable is not None:
+            return self.raw(undeliverable)
+        return chunks.read(self._engine, "router.untracked_chunk", "receipt", receipt)
+
+    async def _spooled(self, pieces: AsyncIterator[bytes]) -> Content:
         spool = self._spool()
         try:
-            async for data in self.raw(identifier):
+            async for data in pieces:
                 spool.write(data)
         except BaseException:
             spool.abandon()
