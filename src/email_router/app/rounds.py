@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from email_router.incoming import flow as incoming
-from email_router.model.errors import RouterError
+from email_router.incoming.pushed import Intake
+from email_router.model.errors import Fenced, NeedsOperator, RouterError, Transient
 from email_router.model.mailbox import AccessMethod, Approval, MailboxKind
 from email_router.model.receipt import Term
 from email_router.model.settings import Deployment, MailboxSettings, OutgoingProfile
+from email_router.observe import maillog
 from email_router.outgoing import flow as outgoing
-from email_router.ports.mail import Sender
+from email_router.ports.mail import Pushed, Sender
 
 if TYPE_CHECKING:
     from email_router.app.router import Crm, Router
 
+DATABASE_SECONDS = 5.0
+"""How soon a listener looks again at a database that was away."""
 OUTGOING_SECONDS = 2.0
 """How often the outbox is looked at when nobody tells of a new email."""
 
@@ -67,6 +71,55 @@ class MailboxRounds:
             for task in waits:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+
+class ListenerRounds:
+    """`work.units.Rounds` of a profile that mail is pushed to; `push` is what its listener calls meanwhile.
+
+    While the database is away the listener stays: whoever delivers is told to come again.
+    """
+
+    def __init__(self, router: Router, name: str, intakes: Mapping[str, Intake], poll: float) -> None:
+        self._router = router
+        self._name = name
+        self._intakes = intakes
+        self._poll = poll
+        self._term: Term | None = None
+        self._fenced: Fenced | None = None
+        self._lost = asyncio.Event()
+        self._pushed: set[str] = set()
+
+    async def push(self, message: Pushed, mailboxes: Sequence[str]) -> AsyncGenerator[str | RouterError, None]:
+        """`ports.mail.Push`."""
+        email = await incoming.parsed(message.content)
+        for address in mailboxes:
+            if self._term is None:
+                yield Transient("the router is starting")
+                continue
+            answer = await self._intakes[address].take(message, email, self._term)
+            if isinstance(answer, Fenced):
+                self._fenced = answer
+                self._lost.set()
+            self._pushed.add(address)
+            yield answer
+
+    async def run(self, term: Term) -> float:
+        self._term = term
+        if self._fenced is not None:
+            raise self._fenced
+        try:
+            await self._router.shards.check(term)
+            reports = [await intake.left_over(term) for intake in self._intakes.values()]
+            while self._pushed:
+                await self._router.mailboxes.report(self._pushed.pop(), "ok")
+        except (Transient, NeedsOperator) as error:
+            maillog.profile_state(self._name, "away", str(error))
+            return min(self._poll, DATABASE_SECONDS)
+        return min([self._poll, *(report.again for report in reports if report.again is not None)])
+
+    async def wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._lost.wait(), seconds)
 
 
 class ProfileRounds:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from email_router import store
-from email_router.app.rounds import MailboxRounds, ProfileRounds
+from email_router.app.rounds import ListenerRounds, MailboxRounds, ProfileRounds
 from email_router.crm import embedded as embedded_crm
 from email_router.crm.embedded import organization
 from email_router.crm.embedded.actions import Actions
@@ -31,15 +31,24 @@ from email_router.crm.embedded.filing import Filing
 from email_router.crm.embedded.outbox import Outbox
 from email_router.crm.embedded.records import Records
 from email_router.incoming import flow as incoming
-from email_router.mail import imap, maildir, pop3, smtp
+from email_router.incoming.pushed import Intake
+from email_router.mail import imap, lmtp, maildir, pop3, smtp
 from email_router.model.errors import NeedsOperator, Transient
 from email_router.model.mailbox import MailboxKind, SourceAction
 from email_router.model.receipt import Term
-from email_router.model.settings import Credentials, Deployment, MailboxSettings, OutgoingProfile, Settings
+from email_router.model.settings import (
+    Credentials,
+    Deployment,
+    IncomingProfile,
+    MailboxSettings,
+    OutgoingProfile,
+    Settings,
+)
 from email_router.net.postgres import open_engine, transaction
 from email_router.net.spool import Spool, sweep
+from email_router.observe import maillog
 from email_router.ports.crm import Filing as FilingPort
-from email_router.ports.mail import Connector, Login, Sender, Source, SourceContext
+from email_router.ports.mail import Connector, ListenerContext, Login, Sender, Source, SourceContext
 from email_router.settings.bootstrap import Bootstrap
 from email_router.settings.problems import Problem
 from email_router.settings.read import Kind, read
@@ -69,10 +78,17 @@ BACKFILLS = 1000
 """Shard numbers of backfills begin here: a backfill is nobody else's work."""
 
 CONNECTORS: dict[str, Connector] = {
-    c.name: c for c in (imap.CONNECTOR, pop3.CONNECTOR, maildir.CONNECTOR, smtp.CONNECTOR)
+    c.name: c for c in (imap.CONNECTOR, pop3.CONNECTOR, lmtp.CONNECTOR, maildir.CONNECTOR, smtp.CONNECTOR)
 }
 KINDS: dict[str, Kind] = {
-    name: Kind(c.settings, receives=c.source is not None, sends=c.sender is not None, check=c.check)
+    name: Kind(
+        c.settings,
+        receives=c.source is not None or c.listener is not None,
+        sends=c.sender is not None,
+        check=c.check,
+        objections=c.objections,
+        pushed=c.listener is not None,
+    )
     for name, c in CONNECTORS.items()
 }
 
@@ -122,6 +138,7 @@ class Router:
         self.decisions = Decisions(engine)
         self.outgoing = Outgoing(engine)
         self.retention = Retention(engine)
+        self.shards = Shards(engine)
         self.pokes = Pokes(dsn)
         self.filing_through: Callable[[FilingPort], FilingPort] = lambda filing: filing
         """Lets the demo's CRM refuse a message."""
@@ -188,9 +205,13 @@ class Router:
         await self.revisions.active()
 
     async def listing(self) -> list[dict[str, Any]]:
-        """How each published mailbox and each outgoing profile in use is; what was removed is not shown any more."""
+        """How each published mailbox and each profile in use is that is sent through or listened for.
+
+        What was removed is not shown any more.
+        """
         settings = await self.settings()
         used = {f"outgoing {m.outgoing_profile}" for m in settings.mailboxes.values() if m.enabled}
+        used |= {f"incoming {name}" for name in _listened_for(settings)}
         found: list[dict[str, Any]] = []
         for row in await self.mailboxes.listing():
             mailbox = settings.mailboxes.get(row["name"])
@@ -225,7 +246,7 @@ class Router:
         work = Engine(
             self.engine,
             self.dsn,
-            Shards(self.engine).take,
+            self.shards.take,
             self.units,
             partial(self.pokes.wait, "published"),
             alone=self.alone,
@@ -239,7 +260,7 @@ class Router:
             await asyncio.gather(*side, return_exceptions=True)
 
     async def units(self, shard: int) -> Sequence[Unit]:
-        """What a shard serves now: mailboxes to read, and profiles to send through."""
+        """What a shard serves now: mailboxes to read, profiles to listen for, and profiles to send through."""
         settings = await self.settings()
         if self._units is None:
             self._units = self._sharded(settings)
@@ -248,9 +269,11 @@ class Router:
     def _sharded(self, settings: Settings) -> dict[int, list[Unit]]:
         """All units by shard; made once per revision, because every shard asks every two seconds."""
         enabled = [m for m in settings.mailboxes.values() if m.enabled]
-        used = {m.outgoing_profile for m in enabled}
-        units = [self._mailbox_unit(settings, m) for m in enabled if m.incoming_profile]
-        units += [self._profile_unit(settings, p) for name, p in settings.outgoing.items() if name in used]
+        sending = {m.outgoing_profile for m in enabled}
+        listened = _listened_for(settings)
+        units = [self._mailbox_unit(settings, m) for m in enabled if m.incoming_profile not in (*listened, "")]
+        units += [self._listener_unit(settings, settings.incoming[name]) for name in listened]
+        units += [self._profile_unit(settings, p) for name, p in settings.outgoing.items() if name in sending]
         found: dict[int, list[Unit]] = {}
         for unit in units:
             found.setdefault(shard_of(unit.name), []).append(unit)
@@ -267,6 +290,21 @@ class Router:
             mailbox.address,
             (mailbox, profile, deployments),
             partial(self._open_mailbox, settings, mailbox, deployments),
+            state,
+        )
+
+    def _listener_unit(self, settings: Settings, profile: IncomingProfile) -> Unit:
+        mailboxes = tuple(m for m in settings.mailboxes.values() if m.incoming_profile == profile.name)
+        deployments = {d: settings.deployments[d] for m in mailboxes for d in m.deployments}
+        name = f"incoming {profile.name}"
+
+        def state(word: str, error: str) -> None:
+            self._soon(self.mailboxes.report(name, word, error))
+
+        return Unit(
+            name,
+            (profile, mailboxes, tuple(deployments.values())),
+            partial(self._open_listener, name, profile, mailboxes, deployments),
             state,
         )
 
@@ -296,8 +334,32 @@ class Router:
             gate = self._gates.setdefault(profile.name, asyncio.Semaphore(profile.connections))
             yield MailboxRounds(self, ways, profile.poll_seconds, profile.jitter, gate)
 
+    @asynccontextmanager
+    async def _open_listener(
+        self,
+        name: str,
+        profile: IncomingProfile,
+        mailboxes: Sequence[MailboxSettings],
+        deployments: Mapping[str, Deployment],
+    ) -> AsyncIterator[Rounds]:
+        await self.mailboxes.added(name)
+        connector = CONNECTORS[profile.kind]
+        crms = {d.name: await self.crm(d) for d in deployments.values()}
+        intakes = {
+            m.address: Intake(self._incoming_ways(m, connector.title, None, [crms[d] for d in m.deployments]))
+            for m in mailboxes
+            if m.enabled
+        }
+        rounds = ListenerRounds(self, name, intakes, profile.poll_seconds)
+        paused = [m.address for m in mailboxes if not m.enabled]
+        context = ListenerContext(list(intakes), paused, rounds.push, self.spool)
+        assert connector.listener is not None
+        async with connector.listener(profile.server, context) as listener:
+            maillog.profile_state(name, f"listening on {listener.where}")
+            yield rounds
+
     def _incoming_ways(
-        self, mailbox: MailboxSettings, folder: str, source: Source, crms: Sequence[Crm]
+        self, mailbox: MailboxSettings, folder: str, source: Source | None, crms: Sequence[Crm]
     ) -> incoming.Ways:
         deployed = {c.deployment.name: incoming.Deployed(c.deployment, c.records, c.filing, c.directory) for c in crms}
         return incoming.Ways(mailbox, folder, source, deployed, self.receipts, self.receipts, self.undeliverable)
@@ -376,6 +438,7 @@ class Router:
     async def forget(self) -> None:
         """What each deployment does not want kept for longer goes, at most an hour late. What went once is not looked
         for again, unless other days were published."""
+        await self.retention.forget_pushed()
         for deployment in (await self.settings()).deployments.values():
             raw, untracked = (
                 datetime.now(UTC) - timedelta(days=days)
@@ -410,7 +473,7 @@ class Router:
         known = partial(self.receipts.known, mailbox.address, folder)
         login = self.login(Credentials(), Credentials(), mailbox.address)
         context = SourceContext(mailbox.address, folder, login, since, self.spool, known)
-        term = await Shards(self.engine).take(BACKFILLS + shard_of(mailbox.address), f"backfill on {self.host}")
+        term = await self.shards.take(BACKFILLS + shard_of(mailbox.address), f"backfill on {self.host}")
         connector = maildir.CONNECTOR
         assert connector.source is not None
         async with connector.source(connector.settings(path=str(path)), context) as source:
@@ -432,7 +495,7 @@ class Router:
         settings = await self.settings()
         uncertain = 0
         for profile in settings.outgoing.values():
-            term = await Shards(self.engine).take(shard_of(f"outgoing {profile.name}"), "restore")
+            term = await self.shards.take(shard_of(f"outgoing {profile.name}"), "restore")
             for deployment in settings.deployments.values():
                 uncertain += await self._doubt(settings, profile, deployment, term)
         return manifest, uncertain
@@ -454,6 +517,12 @@ class Router:
             await crm.outbox.settle(settlements, term)
             await self.ledger.settled(settlements, term)
         return number
+
+
+def _listened_for(settings: Settings) -> list[str]:
+    """Incoming profiles that mail is pushed to, as far as a mailbox uses them."""
+    used = {m.incoming_profile for m in settings.mailboxes.values() if m.enabled}
+    return [n for n, p in settings.incoming.items() if CONNECTORS[p.kind].listener is not None and n in used]
 
 
 async def _drain(work: Engine, stop: asyncio.Event) -> None:

@@ -37,6 +37,9 @@ SECTIONS = ("deployment", "incoming", "outgoing", "mailbox")
 _CREDENTIALS = frozenset({"username", "password"})
 _PROFILE = frozenset({"kind"})
 _POLLING = frozenset({"poll_seconds", "jitter", "connections"})
+_PUSHED = frozenset({"poll_seconds"})
+_READING = frozenset({"folder", "threshold"})
+"""Settings of a mailbox that only count where it is read."""
 _SENDING = frozenset({"connections", "messages_per_minute", "retry_seconds", "attempts", "give_up_hours"})
 _RANGES = {
     "attempts": (1, 1000),
@@ -46,6 +49,7 @@ _RANGES = {
     "idle_seconds": (1, 1500),
     "keep_raw_days": (0, 36500),
     "keep_untracked_days": (0, 36500),
+    "maximum_connections": (1, 100_000),
     "maximum_message_bytes": (1024, 1 << 40),
     "maximum_subject": (40, 1000),
     "messages_per_minute": (0, 1_000_000),
@@ -68,6 +72,9 @@ class Kind:
     receives: bool
     sends: bool
     check: Any = None
+    objections: Any = None
+    pushed: bool = False
+    """Mail is pushed into it: nothing is read, and nobody logs in."""
 
 
 @dataclass(slots=True)
@@ -151,10 +158,12 @@ def _deployment(reader: _Reader, name: str, table: Mapping[str, Any]) -> Deploym
 
 
 def _incoming(reader: _Reader, name: str, table: Mapping[str, Any]) -> IncomingProfile | None:
-    server = _server(reader, "incoming", name, table, _POLLING)
+    kind = reader.kinds.get(str(table.get("kind")))
+    polling = _PUSHED if kind is not None and kind.pushed else _POLLING
+    server = _server(reader, "incoming", name, table, polling)
     if server is None:
         return None
-    mine = values(IncomingProfile, {k: v for k, v in table.items() if k in _POLLING}, reader.at("incoming", name))
+    mine = values(IncomingProfile, {k: v for k, v in table.items() if k in polling}, reader.at("incoming", name))
     profile = IncomingProfile(name, table["kind"], server, _credentials(reader, ("incoming", name), table), **mine)
     if not 1 <= profile.poll_seconds <= 86400:
         reader.complain(("incoming", name, "poll_seconds"), "the polling period is out of range", "1 to 86400 seconds")
@@ -200,10 +209,15 @@ def _server(
         reader.complain((*path, "kind"), f"{kind!r} is not possible here", suggestion(str(kind), fitting))
         return None
     rest = {key: value for key, value in table.items() if key not in others}
-    server = build(fitting[kind].settings, rest, reader.at(*path), also=_CREDENTIALS | _PROFILE)
+    login = _CREDENTIALS if issubclass(fitting[kind].settings, ServerSettings) else frozenset()
+    server = build(fitting[kind].settings, rest, reader.at(*path), also=login | _PROFILE)
     _check_ranges(reader, path, server)
     if isinstance(server, ServerSettings):
         _check_server(reader, path, server)
+    objections = fitting[kind].objections
+    for objection in objections(server) if objections is not None else ():
+        severity = "warning" if objection.warning else "error"
+        reader.complain((*path, objection.key), objection.what, objection.cure, severity)
     return server  # type: ignore[no-any-return]
 
 
@@ -329,6 +343,9 @@ def _check_references(reader: _Reader, settings: Settings, sections: Mapping[str
         words = check(profile.server, mailbox.source_action) if check is not None and profile is not None else ""
         if words:
             reader.complain((*path, "source_action"), words, "choose another source_action or email system")
+        if profile is not None and reader.kinds[profile.kind].pushed:
+            for key in sorted(sections["mailbox"][path[1]].keys() & (_READING | _CREDENTIALS)):
+                reader.complain((*path, key), "mail is pushed into this mailbox: nothing is read", f"remove {key}")
         if profile is not None and mailbox.source_action is SourceAction.MOVE and _moves_to_itself(mailbox, profile):
             what = "mail would be moved into the folder that it is read from, again and again"
             reader.complain((*path, "move_to"), what, 'name another folder: move_to = "Tracked"')

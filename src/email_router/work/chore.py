@@ -15,7 +15,7 @@ class Chore:
     def __init__(
         self,
         name: str,
-        do: Callable[[], Awaitable[None]],
+        do: Callable[[], Awaitable[object]],
         pause: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

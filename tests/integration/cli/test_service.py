@@ -68,7 +68,13 @@ def test_a_check_publishes_nothing(terminal: Terminal, settings: Path) -> None:
 BROKEN = [
     (("[incoming.old]", "[incoming.old"), 5, "syntax", "Expected ']'", "sections in [brackets]"),
     (('kind = "maildir"', "kind = maildir"), 6, "syntax", "Invalid value", "texts stand in quotes"),
-    (('kind = "maildir"', 'kind = "mailbox"'), 6, "incoming.old.kind", "'mailbox' is not possible", "imap, maildir"),
+    (
+        ('kind = "maildir"', 'kind = "mailbox"'),
+        6,
+        "incoming.old.kind",
+        "'mailbox' is not possible",
+        "imap, lmtp, maildir",
+    ),
     (('kind = "queue"', 'kind = "que"'), 10, "kind", "'que' is not possible", "did you mean 'queue'?"),
     (("path =", "paht ="), 7, "incoming.old.paht", "there is no such setting", "did you mean 'path'?"),
     (("[incoming.old]", "[incoming.new]"), 3, "incoming_profile", "no such profile: 'old'", "one of: new"),
