@@ -39,12 +39,16 @@ class Race:
         return median(run.rate for run in self.runs[name])
 
     def ratio(self, peer: str) -> str:
-        """Our rate divided by the peer's; VOID when ours does not count, SKIPPED without the peer."""
+        """Our rate divided by the peer's in the same turn, the median of the turns: the machine changes with time.
+
+        VOID when ours does not count, SKIPPED without the peer.
+        """
         if self.void:
             return "VOID"
         if peer not in self.runs or OURS not in self.runs:
             return "SKIPPED"
-        return f"{self.rate(OURS) / self.rate(peer):.2f}"
+        turns = zip(self.runs[OURS], self.runs[peer], strict=False)  # slow peers run in the first turn only
+        return f"{median(ours.rate / theirs.rate for ours, theirs in turns):.2f}"
 
     def rows(self) -> list[str]:
         """The table, one line per program."""

@@ -125,14 +125,19 @@ def test_another_content_is_told(change: dict[str, object], words: str) -> None:
     assert differences(WANTED, [(first, replace(entry, **change)), *rest]) == [f"{first.hex()}: {words}"]  # type: ignore[arg-type]
 
 
-def test_a_ratio_is_that_of_the_medians() -> None:
+def test_a_ratio_is_the_median_of_the_turns() -> None:
     race = Race("receiving")
-    for seconds in (1.0, 2.0, 50.0):
-        race.add(OURS, Run(100, seconds))
-    race.add("mbsync", Run(100, 1.0))
+    for ours, theirs in ((1.0, 0.5), (10.0, 5.0), (2.0, 8.0)):
+        race.add(OURS, Run(100, ours))
+        race.add("mbsync", Run(100, theirs))
+    race.add("fetchmail", Run(100, 4.0))
     race.skipped["getmail6"] = "not installed"
-    outcome = of_race(race, "receive_imap", [("mbsync", "mbsync"), ("getmail6", "getmail6")])
-    assert outcome.figures == {"receive_imap_vs_mbsync": "0.50", "receive_imap_vs_getmail6": "SKIPPED"}
+    outcome = of_race(race, "receive_imap", [(name, name) for name in ("mbsync", "fetchmail", "getmail6")])
+    assert outcome.figures == {
+        "receive_imap_vs_mbsync": "0.50",
+        "receive_imap_vs_fetchmail": "4.00",
+        "receive_imap_vs_getmail6": "SKIPPED",
+    }
     assert "  getmail6          skipped: not installed" in outcome.rows
     assert not outcome.void
 
