@@ -213,15 +213,14 @@ async def status(*, common: Common = HERE) -> int:
     async with router(common) as made:
         now = await made.snapshot()
     bad = [m for m in now.mailboxes if m["state"] not in CALM]
-    profiles = [m for m in now.mailboxes if m["name"].startswith("outgoing ")]
     if common.json:
         print_json(now)
     else:
         print_facts(
             {
                 "revision": now.revision or "none published",
-                "mailboxes": _how_many(now.mailboxes, bad, profiles=False),
-                "outgoing profiles": _how_many(profiles, bad, profiles=True),
+                "mailboxes": _how_many(now.mailboxes, profiles=False),
+                "profiles": _how_many(now.mailboxes, profiles=True),
                 "outgoing hold": now.hold or "no",
                 **{f"decided {name} in 24 h": number for name, number in sorted(now.outcomes.items())},
                 **{_how_old(name): number for name, number in sorted(now.outgoing.items())},
@@ -237,19 +236,20 @@ def _how_old(state: str) -> str:
     return f"outgoing {state}" if state in ("pending", "uncertain") else f"outgoing {state} in 24 h"
 
 
-def _how_many(rows: Sequence[dict[str, Any]], bad: Sequence[dict[str, Any]], *, profiles: bool) -> str:
-    mine = [m for m in rows if m["name"].startswith("outgoing ") is profiles]
-    return f"{len(mine)}, {len([m for m in bad if m in mine]) or 'none'} with a problem" if mine else "none"
+def _how_many(rows: Sequence[dict[str, Any]], *, profiles: bool) -> str:
+    mine = [m for m in rows if m["name"].startswith(("outgoing ", "incoming ")) is profiles]
+    bad = [m for m in mine if m["state"] not in CALM]
+    return f"{len(mine)}, {len(bad) or 'none'} with a problem" if mine else "none"
 
 
 async def mailboxes(*, common: Common = HERE) -> int:
-    """Each mailbox and outgoing profile with its state, when it was last looked at, and what is open.
+    """Each mailbox and each profile in use with its state, when it was last looked at, and what is open.
 
-    States: `new` not looked at yet; `ok`; `away` its server cannot be reached, tried again by itself; `needs operator`
-    somebody must act, as the error says, tried again ever more gently; `broken` a fault of the router, see the log;
-    `disabled` by the settings; `not read` since no incoming profile is set. `waiting` counts messages seen without an
-    outcome yet, `older` those from before the mailbox was added (`email-router import` files them), `lag seconds` is
-    the time from delivery to outcome.
+    States: `new` not looked at yet, or nothing pushed into it yet; `ok`; `away` its server cannot be reached, tried
+    again by itself; `needs operator` somebody must act, as the error says, tried again ever more gently; `broken` a
+    fault of the router, see the log; `disabled` by the settings; `not read` since no incoming profile is set.
+    `waiting` counts messages seen without an outcome yet, `older` those from before the mailbox was added
+    (`email-router import` files them), `lag seconds` is the time from delivery to outcome.
     """
     async with router(common) as made:
         rows = await made.listing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def test_what_was_removed_or_disabled_needs_no_attention(command: Command, dsn: 
     code, out, err = command("status")
     assert (code, err) == (0, "")
     assert "1, none with a problem" in out
+
+
+def test_a_profile_that_listens_is_no_mailbox(command: Command, dsn: str, tmp_path: Path) -> None:
+    pushed = '[incoming.pushed]\nkind = "lmtp"\n[mailbox."sales@example.com"]\nincoming_profile = "pushed"\n'
+    publish(command, tmp_path / "settings.toml", SETTINGS + pushed)
+    with psycopg.connect(dsn) as db:  # what a router does that serves it
+        db.execute("INSERT INTO router.mailbox (name, state) VALUES ('incoming pushed', 'away')")
+    code, out, _ = command("status")
+    assert code == 1
+    assert re.findall(r"^(mailboxes|profiles) +(.*?) *$", out, re.MULTILINE) == [
+        ("mailboxes", "2, none with a problem"),
+        ("profiles", "1, 1 with a problem"),
+    ]
 
 
 def test_a_mailbox_that_is_nobodys_is_told_until_somebody_has_it(command: Command, tmp_path: Path) -> None:
