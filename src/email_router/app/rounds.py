@@ -9,9 +9,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from email_router.incoming import flow as incoming
-from email_router.incoming.pushed import Intake
+from email_router.incoming.pushed import AT_WORK, Intake, Room
 from email_router.model.errors import Fenced, NeedsOperator, RouterError, Transient
 from email_router.model.mailbox import AccessMethod, Approval, MailboxKind
+from email_router.model.message import ParsedEmail
 from email_router.model.receipt import Term
 from email_router.model.settings import Deployment, MailboxSettings, OutgoingProfile
 from email_router.observe import maillog
@@ -84,6 +85,7 @@ class ListenerRounds:
         self._name = name
         self._intakes = intakes
         self._poll = poll
+        self._room = Room(AT_WORK)
         self._term: Term | None = None
         self._fenced: Fenced | None = None
         self._lost = asyncio.Event()
@@ -91,17 +93,20 @@ class ListenerRounds:
 
     async def push(self, message: Pushed, mailboxes: Sequence[str]) -> AsyncGenerator[str | RouterError, None]:
         """`ports.mail.Push`."""
-        email = await incoming.parsed(message.content)
-        for address in mailboxes:
-            if self._term is None:
-                yield Transient("the router is starting")
-                continue
-            answer = await self._intakes[address].take(message, email, self._term)
-            if isinstance(answer, Fenced):
-                self._fenced = answer
-                self._lost.set()
-            self._pushed.add(address)
-            yield answer
+        async with self._room.of(message.content.size):
+            email = await incoming.parsed(message.content)
+            for address in mailboxes:
+                yield await self._take(address, message, email)
+
+    async def _take(self, address: str, message: Pushed, email: ParsedEmail) -> str | RouterError:
+        if self._term is None:
+            return Transient("the router is starting")
+        self._pushed.add(address)
+        answer = await self._intakes[address].take(message, email, self._term)
+        if isinstance(answer, Fenced):
+            self._fenced = answer
+            self._lost.set()
+        return answer
 
     async def run(self, term: Term) -> float:
         self._term = term

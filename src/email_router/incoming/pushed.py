@@ -11,7 +11,8 @@ bytes waits for the peer, as long as peers try.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from email_router.incoming.flow import AT_ONCE, BATCH, Report, Ways, conclude, from_kept, handle
@@ -27,6 +28,31 @@ from email_router.ports.store import Conclusion
 DAYS = 6
 """Days after its last try until a peer has given a message up: RFC 5321 section 4.5.4.1 names 4 to 5."""
 PATIENCE = DAYS * 86400.0
+AT_WORK = 32 * 1024 * 1024
+"""Bytes of messages that are worked on at the same time: each needs a few times its size while it is."""
+
+
+class Room:
+    """Bounds the bytes that are worked on at the same time, in the order of asking; one message always has room."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._used = 0
+        self._next = asyncio.Lock()
+        self._left = asyncio.Event()
+
+    @asynccontextmanager
+    async def of(self, size: int) -> AsyncIterator[None]:
+        async with self._next:
+            while self._used and self._used + size > self._most:
+                self._left.clear()
+                await self._left.wait()
+            self._used += size
+        try:
+            yield
+        finally:
+            self._used -= size
+            self._left.set()
 
 
 @dataclass(slots=True)

@@ -19,11 +19,15 @@ import pytest
 from email_router.app import Router, opened
 from email_router.cli import run as cli
 from email_router.mail.lmtp import errors
+from email_router.mail.lmtp.settings import LmtpSettings
+from email_router.model.errors import Transient
 from email_router.model.ids import new_id
 from email_router.model.mailbox import FilterOption, MailboxKind, Receiver
+from email_router.model.receipt import Term
 from email_router.settings.bootstrap import Bootstrap
 from tests.fixtures.company import letter
 from tests.fixtures.dovecot import free_ports
+from tests.servers.lmtp import connected
 
 pytestmark = pytest.mark.database
 
@@ -221,26 +225,39 @@ async def test_a_router_that_ends_hands_the_port_to_the_next(dsn: str, tmp_path:
         assert await timeline(second) == ["1", "2"]
 
 
-async def test_while_the_database_is_away_the_peer_is_told_to_come_again(dsn: str, tmp_path: Path, port: int) -> None:
-    database = dsn.rpartition("/")[2].partition("?")[0] if "?" not in dsn else dsn.partition("?")[0].rpartition("/")[2]
-    other = dsn.replace(f"/{database}?", "/postgres?")
+async def test_while_the_database_is_away_the_listener_stays_and_tells_the_peer_to_come_again(
+    dsn: str, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = dsn.partition("?")[0].rpartition("/")[2]
+    failed = asyncio.Event()
     async with router(dsn, tmp_path, port) as made, running(made):
-        await until(listens(port), "listening")
-        with psycopg.connect(other, autocommit=True) as admin:
-            admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false")
-            admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
+        check = made.shards.check
+
+        async def checked(term: Term) -> None:
             try:
-                [reply] = await pushed(port, HELP, letter(1, HELP))
-            finally:
-                admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true")
-        assert reply == "451 4.3.0 The database cannot be reached"
+                await check(term)
+            except Transient:
+                failed.set()
+                raise
 
-        async def filed() -> bool:
-            with contextlib.suppress(OSError, smtplib.SMTPException):
+        monkeypatch.setattr(made.shards, "check", checked)
+        await until(listens(port), "listening")
+        async with connected(LmtpSettings(port=port), "LHLO p", "MAIL FROM:<>") as peer:
+            with psycopg.connect(dsn.replace(f"/{database}?", "/postgres?"), autocommit=True) as admin:
+                admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false")
+                admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
+                try:
+                    assert await pushed(port, HELP, letter(1, HELP)) == ["451 4.3.0 The database cannot be reached"]
+                    await asyncio.wait_for(failed.wait(), 20)
+                    assert await pushed(port, HELP, letter(1, HELP)) == ["451 4.3.0 The database cannot be reached"]
+                finally:
+                    admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true")
+
+            async def filed() -> bool:
                 return await pushed(port, HELP, letter(1, HELP)) == ["250 2.0.0 filed"]
-            return False
 
-        await until(filed, "recovery")
+            await until(filed, "recovery")
+            assert await peer.asked("NOOP") == ["250 2.0.0"], "this connection was there all the time"
         assert await timeline(made) == ["1"]
 
 

@@ -7,12 +7,15 @@ import smtplib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from email_router.crm.embedded.directory import Directory
 from email_router.incoming import flow, pushed
 from email_router.incoming.pushed import Intake
 from email_router.mail.lmtp import CONNECTOR
@@ -26,7 +29,7 @@ from email_router.model.receipt import Outcome
 from email_router.net.spool import MemoryContent
 from email_router.ports.mail import ListenerContext, Pushed
 from email_router.store.retention import Retention
-from tests.fixtures.company import Company, letter
+from tests.fixtures.company import Company, company, letter
 from tests.fixtures.postfix import Postfix
 from tests.integration.flows.test_incoming import FORWARD, Flaky, forwarded
 
@@ -194,6 +197,25 @@ async def test_a_crm_that_is_away_is_told_and_the_message_comes_again(acme: Comp
     assert await push(acme, HELP, letter(1, HELP)) == "filed"
     assert await opened(acme) == 0
     assert len(await acme.timeline()) == 1
+
+
+async def test_one_deployment_that_is_away_is_waited_for_and_the_other_has_it_once(
+    acme: Company, tmp_path: Path
+) -> None:
+    await acme.queue(HELP)
+    other = await company(acme.engine, tmp_path, "service")
+    await other.queue(HELP)
+    flaky = Flaky(other.filing)
+    flaky.whole = [Transient("away")]
+    acme.change(HELP, deployments=("sales", "service"))
+    async with acme.ways(HELP, source=None, folder="LMTP") as ways:
+        directory = Directory(other.engine, other.organization)
+        service = flow.Deployed(other.deployment, other.records, flaky, directory)
+        both = Intake(replace(ways, deployments={**ways.deployments, "service": service}))
+        assert str(await both.take(*message(letter(1, HELP)), acme.term)) == "away"
+        assert [len(await one.timeline()) for one in (acme, other)] == [1, 0]
+        assert await both.take(*message(letter(1, HELP)), acme.term) == "filed"
+    assert [len(await one.timeline()) for one in (acme, other)] == [1, 1]
 
 
 async def test_a_database_that_is_away_is_told(acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ from email_router.ports.mail import ListenerContext
 
 PATIENCE = 12.0
 """Seconds that a message which is being handed over may take when we are to stop."""
+ACCEPTED = 3
+"""Turns of the loop after which a connection that was accepted is known here."""
 SOCKET = "the socket"
 SOCKET_MODE = 0o660
 
@@ -40,6 +42,7 @@ class LmtpListener:
         self._shared = Shared(settings, recipients, context, _tls(settings), socket.gethostname())
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     @property
     def where(self) -> str:
@@ -68,14 +71,11 @@ class LmtpListener:
         except (OSError, UnicodeError) as error:
             raise cannot_listen(error, self.where) from error
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        wire = Wire(reader, writer, self._settings.timeout)
+        task = asyncio.get_running_loop().create_task(self._serve(wire, _address(writer)))
         self._tasks.add(task)
-        try:
-            await self._serve(Wire(reader, writer, self._settings.timeout), _address(writer))
-        finally:
-            self._tasks.discard(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, wire: Wire, peer: str) -> None:
         if not self._lets_in(peer):
@@ -87,6 +87,8 @@ class LmtpListener:
             await wire.bye("421 4.3.2 too many connections; come again")
             return
         session = Session(wire, self._shared, peer or SOCKET)
+        if self._closing:
+            session.drain()
         self._sessions.add(session)
         try:
             await session.run()
@@ -99,6 +101,9 @@ class LmtpListener:
         return bool(peer) and any(ipaddress.ip_address(peer) in network for network in self._allowed)
 
     async def _drain(self) -> None:
+        self._closing = True
+        for _ in range(ACCEPTED):
+            await asyncio.sleep(0)
         for session in self._sessions:
             session.drain()
         if self._tasks:
