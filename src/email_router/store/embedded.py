@@ -2,8 +2,9 @@
 
 What may fail, and what is then true. Our process is killed: the kernel ends the server (PR_SET_PDEATHSIG) and the next
 start recovers from its log; committed rows are there. The server is killed: `wait` returns, `start` may be called
-again. Another router holds the directory: refused before anything is touched. A left-over `postmaster.pid` whose
-process is not a server on this directory (a reused pid, a container restart) is removed; one that is, is refused.
+again. Another router holds the directory: refused before anything is touched. Left-over lock files whose process is
+not a server on this directory (a reused pid, a container restart) are removed; one that is gets a while to end, since
+its router is dead, and is refused then.
 
 Only the data directory is ever created, owned or chmodded. As root the server runs as an ordinary user, and binaries
 which that user cannot reach are copied into the data directory.
@@ -32,8 +33,9 @@ USERS = ("email-router", "nobody")
 """Whom the server runs as when we are root: the first that exists."""
 SUPERUSER = "router"
 LEAVING = 15.0
-"""Seconds within which the children of a killed server must have ended."""
+"""Seconds within which a server whose router was killed, and the children of a killed server, must have ended."""
 LOOKS = 20
+SOCKET = ".s.PGSQL.5432"
 LONGEST_SOCKET = 100
 """`sun_path` holds 108 bytes; PostgreSQL adds `/.s.PGSQL.5432` (RFC: unix(7))."""
 
@@ -279,20 +281,24 @@ class EmbeddedPostgres:
                 scope="router",
             )
 
-    def _clear_stale_pid(self) -> None:
+    async def _clear_what_is_left(self, deadline: float) -> None:
+        """Remove the lock files of a server that was killed. One whose router was killed is just ending: awaited.
+
+        PostgreSQL itself takes a lock file for living when any process has its number: another program's, or that of
+        a server that nobody has waited for (in a container whose first process reaps no orphans).
+        """
         path = self._data / "postmaster.pid"
-        if not path.exists():
-            return
-        with contextlib.suppress(ValueError, IndexError):
-            pid = int(path.read_text().splitlines()[0])
-            if _is_server_on(pid, self._data):
+        while (pid := _pid_in(path)) and _is_server_on(pid, self._data):
+            if asyncio.get_running_loop().time() > deadline:
                 raise NeedsOperator(
                     f"A PostgreSQL server (pid {pid}) is still running on this data directory",
                     where=str(self._data),
                     cure=f"wait for it to end, or end it with: kill -INT {pid}",
                     scope="router",
                 )
-        path.unlink()
+            await asyncio.sleep(0.1)
+        for left in (path, *(self._socket_directory() / name for name in (SOCKET, f"{SOCKET}.lock"))):
+            left.unlink(missing_ok=True)
 
     def _socket_directory(self) -> Path:
         path = self.directory / "run"
@@ -321,7 +327,7 @@ class EmbeddedPostgres:
         """Start the server; again while children of one that was killed still hold its shared memory."""
         deadline = asyncio.get_running_loop().time() + LEAVING
         while True:
-            self._clear_stale_pid()
+            await self._clear_what_is_left(deadline)
             await self._launch(binaries)
             if await self._until_ready():
                 return
@@ -370,6 +376,12 @@ def wheel_binaries() -> Path:
         cure="install PostgreSQL 15 or newer, make a database, and name it with --dsn or EMAIL_ROUTER_DSN",
         scope="router",
     )
+
+
+def _pid_in(path: Path) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(path.read_text().splitlines()[0])
+    return 0
 
 
 def _is_server_on(pid: int, data: Path) -> bool:
