@@ -1,7 +1,7 @@
-"""A whole installation to be killed: the router as a process of its own, real Dovecot and Postfix, and the books.
+"""A whole installation to be killed: routers as processes of their own, real Dovecot and Postfix, and the books.
 
-What goes in is remembered here; `check` compares it with what the CRM holds and what the customers got, content by
-content, so that nothing lost and nothing doubled can hide behind equal numbers.
+What goes in is remembered in `books`; `check` compares it with what the CRM holds, what the mailboxes hold and what the
+customers got, content by content, so that nothing lost and nothing doubled can hide behind equal numbers.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
-from email_router.app import Crm, Router, opened
-from email_router.crm.embedded.writing import Draft
-from email_router.mime.identity import identity_of
+from email_router.app import opened
+from email_router.crm.embedded import organization
+from email_router.crm.embedded.writing import Writing
 from email_router.model.ids import new_id
 from email_router.model.mailbox import FilterOption, MailboxKind, Receiver
-from email_router.model.message import Address
+from email_router.model.settings import TrackingSettings
+from email_router.net.postgres import open_engine
 from email_router.settings.bootstrap import Bootstrap
 from email_router.store.embedded import EmbeddedPostgres
 from tests.fixtures.dovecot import Dovecot
 from tests.fixtures.postfix import Postfix
+from tests.kill.books import Addresses, Books
 
-LIMIT = 60.0
-LARGE = 5 * 1024 * 1024
+LIMIT = 90.0
+"""Seconds within which a state must be reached on a slow machine."""
 
 SETTINGS = """\
 [deployment.sales]
@@ -74,6 +77,10 @@ move_to = "Tracked"
 [mailbox."{ann}"]
 kind = "user"
 
+[mailbox."{sue}"]
+kind = "user"
+source_action = "seen"
+
 [mailbox."{pop}"]
 kind = "user"
 incoming_profile = "pop3"
@@ -81,153 +88,245 @@ source_action = "delete"
 """
 
 
+class Process:
+    """A router that runs. Its failpoints are armed while it runs."""
+
+    def __init__(self, directory: Path, number: int, environment: dict[str, str]) -> None:
+        self._failpoints = directory / f"failpoints-{number}"
+        self._failpoints.write_text("")
+        self._log = directory / f"router-{number}.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "email_router", "run"],
+                env=os.environ | environment | {"EMAIL_ROUTER_FAILPOINTS": str(self._failpoints)},
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def failed(self) -> bool:
+        """It ended, neither killed nor as it should."""
+        return (self._process.poll() or 0) > 0
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def arm(self, point: str, nth: int = 1, action: str = "kill") -> None:
+        """At the nth passing of `point` from now on the router is killed, or stops."""
+        written = self._failpoints.with_suffix(".new")
+        written.write_text(f"{point}:{nth}:{action}")
+        written.rename(self._failpoints)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(LIMIT)
+
+    def until_killed(self) -> None:
+        """Until the armed point has killed it."""
+        code = self._process.wait(LIMIT)
+        assert code == -signal.SIGKILL, f"the router ended by itself ({code}):\n{self.log()[-3000:]}"
+
+    def stop(self) -> None:
+        """As an administrator stops it: SIGTERM, and it ends by itself."""
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(LIMIT)
+        assert code == 0, f"the router ended with {code}:\n{self.log()[-3000:]}"
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+        self.until_frozen()
+
+    def until_frozen(self) -> None:
+        deadline = time.monotonic() + LIMIT
+        while Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            assert self.lives and time.monotonic() < deadline, f"the router does not stop:\n{self.log()[-3000:]}"
+            time.sleep(0.005)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+
 class Plant:
-    """One installation on `directory`, embedded or on a shared database (`dsn`)."""
+    """One installation on `directory`, embedded or on a shared database (`dsn`). `connections` are those of SMTP."""
 
     _plants = itertools.count(1)
 
-    def __init__(self, directory: Path, dovecot: Dovecot, postfix: Postfix, dsn: str = "") -> None:
+    def __init__(self, directory: Path, dovecot: Dovecot, postfix: Postfix, dsn: str = "", smtp: int = 0) -> None:
         self.directory = directory
         self.dovecot = dovecot
-        number = next(self._plants)
-        self.help, self.ann, self.pop = (f"{n}{number}{os.getpid()}@router.test" for n in ("help", "ann", "pop"))
-        self.customer = f"customer{number}{os.getpid()}@router.test"
+        number = f"{next(self._plants)}-{os.getpid()}"
+        names = ("help", "ann", "sue", "pop", "customer", "bystander")
+        self.addresses = Addresses(*(f"{name}{number}@router.test" for name in names))
+        self.books = Books(self.addresses, dovecot)
         self._shared = dsn
         self._bootstrap = Bootstrap(data=str(directory / "data"), dsn=dsn, listen="")
         self.dsn = dsn or EmbeddedPostgres(directory / "data").dsn
-        self.delivered: list[bytes] = []
-        """Every distinct message that went in."""
-        self.written: list[str] = []
-        """Subject of every email written in the CRM."""
-        self.routers: list[subprocess.Popen[bytes]] = []
-        self._letters = itertools.count(1)
+        self._connection: psycopg.Connection[Any] | None = None
+        self.processes: list[Process] = []
         self.settings = SETTINGS.format(
             imap=dovecot.ports.imap,
             pop3=dovecot.ports.pop3,
-            smtp=postfix.smtp,
-            help=self.help,
-            ann=self.ann,
-            pop=self.pop,
+            smtp=smtp or postfix.smtp,
+            **self.addresses.mailboxes,
         )
 
     async def prepare(self) -> None:
-        """Settings, a queue and two users; folders."""
+        """Settings, a queue and three users."""
         async with opened(self._bootstrap) as router:
             await router.publish(self.settings, "test", "settings.toml")
-            crm = await self._crm(router)
-            for address, kind in (
-                (self.help, MailboxKind.QUEUE),
-                (self.ann, MailboxKind.USER),
-                (self.pop, MailboxKind.USER),
-            ):
-                receiver = Receiver(new_id(), kind, address, address, filter_option=FilterOption.ALL, makes_cases=True)
+            crm = await router.crm((await router.settings()).deployments["sales"])
+            for name, address in self.addresses.mailboxes.items():
+                kind = MailboxKind.QUEUE if name == "help" else MailboxKind.USER
+                receiver = Receiver(new_id(), kind, name, address, filter_option=FilterOption.ALL, makes_cases=True)
                 await crm.actions.add_receiver(receiver)
-        with self.dovecot.login(self.help) as imap, suppress(Exception):
-            imap.create_folder("Tracked")
-
-    async def _crm(self, router: Router) -> Crm:
-        settings = await router.settings()
-        return await router.crm(settings.deployments["sales"])
 
     # -- routers
 
-    def start(self, failpoint: str = "") -> subprocess.Popen[bytes]:
-        environment = os.environ | {
+    def start(self) -> Process:
+        environment = {
             "EMAIL_ROUTER_DATA": str(self.directory / "data"),
             "EMAIL_ROUTER_LISTEN": "",
             "EMAIL_ROUTER_LOG": "json",
-            "EMAIL_ROUTER_FAILPOINT": failpoint,
+            "EMAIL_ROUTER_DSN": self._shared,
             "MAILBOXES": self.dovecot.password,
         }
-        if self._shared:
-            environment["EMAIL_ROUTER_DSN"] = self._shared
-        with (self.directory / f"router-{len(self.routers)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "email_router", "run"], env=environment, stdout=log, stderr=log
-            )
-        self.routers.append(process)
-        return process
+        made = Process(self.directory, len(self.processes), environment)
+        self.processes.append(made)
+        return made
 
-    def stop(self, process: subprocess.Popen[bytes]) -> int:
-        """As an administrator stops it: SIGTERM, and it ends by itself."""
-        process.send_signal(signal.SIGTERM)
-        return process.wait(LIMIT)
+    def running(self) -> Process:
+        """A router that has done all of its work: the newest that lives, else a new one."""
+        lives = [process for process in self.processes if process.lives]
+        found = lives[-1] if lives else self.start()
+        self.until_done()
+        return found
 
     def end(self) -> None:
         """Whatever still runs is killed."""
-        for process in self.routers:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
+        if self._connection is not None:
+            self._connection.close()
+        for process in self.processes:
+            if process.lives:
                 process.kill()
-                process.wait(LIMIT)
 
     def postgres_pid(self) -> int:
         path = self.directory / "data" / "data" / "postmaster.pid"
         return int(path.read_text().splitlines()[0])
 
-    def log(self) -> str:
-        """The ends of the routers' logs, for a test that fails."""
-        files = sorted(self.directory.glob("router-*.log"), key=lambda p: p.stat().st_mtime)[-3:]
-        return "\n".join(f"--- {f.name}\n{f.read_text(errors='replace')[-3000:]}" for f in files)
+    def logs(self) -> str:
+        """The ends of the newest routers' logs, for a test that fails."""
+        return "\n".join(f"--- router of pid {p.pid}\n{p.log()[-4000:]}" for p in self.processes[-3:])
 
     # -- traffic
 
-    def deliver(self, number: int = 8, *, large: bool = False) -> None:
-        """Mail of every ugly kind: without Message-ID, with a reused one, twins, one message in two mailboxes."""
-        for _ in range(number // 4):
-            n = next(self._letters)
-            plain = self._letter(n)
-            nameless = self._letter(n, "nameless").replace(f"Message-ID: <nameless-{n}@x.test>\r\n".encode(), b"")
-            reused = self._letter(n, "plain", "the same Message-ID with other words")
-            twin = self._letter(n, "twin")
-            for user, messages in (
-                (self.help, [plain, twin, twin]),
-                (self.ann, [plain, nameless]),
-                (self.pop, [reused, twin]),
-            ):
-                self.dovecot.deliver_many(user, messages)
-            self.delivered += [plain, nameless, reused, twin]
-        if large:
-            big = self._letter(next(self._letters), "large", "", os.urandom(LARGE // 2).hex())
-            self.dovecot.deliver_many(self.help, [big])
-            self.delivered.append(big)
-
-    def _letter(self, n: int, name: str = "plain", words: str = "", attached: str = "") -> bytes:
-        lines = "\r\n".join(attached[i : i + 76] for i in range(0, len(attached), 76))
-        return (
-            f"From: Bob <bob@x.test>\r\nTo: {self.help}, {self.ann}, {self.pop}\r\nSubject: {name} {n}\r\n"
-            f"Message-ID: <{name}-{n}@x.test>\r\nDate: Mon, 23 Nov 2026 10:00:00 +0000\r\nMIME-Version: 1.0\r\n"
-            'Content-Type: multipart/mixed; boundary="b"\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\n'
-            f"{words or 'words'} {n}\r\n--b\r\nContent-Type: text/plain\r\n"
-            f'Content-Disposition: attachment; filename="a{n}.txt"\r\n\r\nattached {n}\r\n{lines}\r\n--b--\r\n'
-        ).encode()
+    def deliver(self, rounds: int = 2, *, large: bool = False) -> None:
+        self.books.deliver(rounds, large=large)
 
     def write(self, number: int = 3) -> None:
         """Emails written in the CRM, in Pending Send. The database must be running."""
 
-        async def written() -> None:
-            async with opened(self._bootstrap, beside=True) as router:
-                crm = await self._crm(router)
-                for _ in range(number):
-                    subject = f"outgoing {next(self._letters)}"
-                    await crm.actions.send(Draft(self.help, (Address("", self.customer),), subject, "words"))
-                    self.written.append(subject)
+        async def written(writing: Writing) -> None:
+            for _ in range(number):
+                await writing.send(self.books.draft())
 
-        asyncio.run(written())
+        self.act(written)
 
-    # -- the books
+    def act(self, what: Callable[[Writing], Awaitable[None]]) -> None:
+        """Something that a person does in the CRM."""
 
-    def ask(self, query: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.dsn, connect_timeout=5) as connection:
-            return connection.execute(query).fetchall()  # type: ignore[call-overload,no-any-return]
+        async def done() -> None:
+            engine = open_engine(self.dsn, 1)
+            try:
+                await what(Writing(engine, await organization.find(engine, "Acme"), TrackingSettings()))
+            finally:
+                await engine.dispose()
 
-    def open_work(self) -> tuple[int, int]:
-        """Receipts that are open, and sends that are under way."""
-        [(receipts, sends)] = self.ask(
-            "SELECT (SELECT count(*) FROM router.receipt WHERE closed IS NULL),"
-            "(SELECT count(*) FROM router.ledger WHERE state = 'pending' OR NOT settled)"
+        asyncio.run(done())
+
+    # -- looking
+
+    def ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Rows from the database. Raises psycopg.Error while it is away."""
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connection = psycopg.connect(self.dsn, autocommit=True, connect_timeout=5)
+            return self._connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+        except psycopg.Error:
+            if self._connection is not None:
+                self._connection.close()
+            raise
+
+    def number(self, query: str, *values: object) -> int:
+        [(number,)] = self.ask(query, *values)
+        return int(number)
+
+    def open_receipts(self) -> int:
+        return self.number("SELECT count(*) FROM router.receipt WHERE closed IS NULL")
+
+    def open_sends(self) -> int:
+        return self.number("SELECT count(*) FROM router.ledger WHERE state = 'pending' OR NOT settled")
+
+    def marked(self) -> set[UUID]:
+        """Emails handed over without a recorded answer: uncertain, should their router end now."""
+        rows = self.ask("SELECT email FROM router.ledger WHERE state = 'pending' AND handed_over IS NOT NULL")
+        return {email for (email,) in rows}
+
+    def uncertain(self) -> set[UUID]:
+        return {email for (email,) in self.ask("SELECT email FROM router.ledger WHERE state = 'uncertain'")}
+
+    def quiet(self) -> bool:
+        """Nothing is being executed for a router: with all of them stopped the database changes no more."""
+        return not self.number(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active' "
+            "AND wait_event_type IS DISTINCT FROM 'Client' AND pid <> pg_backend_pid()"
         )
-        return receipts, sends
+
+    def shards(self, process: Process) -> int:
+        """How many shards this router serves."""
+        return self.number("SELECT count(*) FROM router.shard WHERE owner LIKE %s", f"%:{process.pid}")
+
+    def until_serving(self, process: Process) -> None:
+        self.until(lambda: self.shards(process) > 0, "the router's taking up its work")
+
+    def until_database_restarted(self) -> None:
+        """After a kill of the server, or of one of its processes, which ends all of its connections."""
+
+        def lost() -> bool:
+            try:
+                return not self.ask("SELECT 1")
+            except psycopg.Error:
+                return True
+
+        self.until(lost, "the end of the database")
+        self.until(lambda: self.number("SELECT 1") == 1, "the restart of the database")
+
+    def froze_at_work(self, process: Process, work: Callable[[], object], later: int) -> bool:
+        """Stop the router while there is some of `work` (open receipts or sends): at look number `later` that sees it.
+
+        False, and the router runs, when all work was done before; else the database changes no more.
+        """
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            process.freeze()
+            self.until(self.quiet, "a quiet database")
+            busy = bool(work())
+            if busy and later <= 0:
+                return True
+            later -= busy
+            done = not busy and self.done()
+            process.thaw()
+            if done:
+                return False
+            time.sleep(0.005)
+        raise AssertionError(f"the router does not finish its work\n{self.logs()}")
 
     def until(self, true: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
         """Wait for a state, with a limit; a database that is away is not that state."""
@@ -236,79 +335,39 @@ class Plant:
             with suppress(psycopg.Error):
                 if true():
                     return
-            time.sleep(0.03)
-        raise AssertionError(f"{what} did not happen within {limit:g} s\n{self.log()}")
+            assert not any(process.failed for process in self.processes), f"a router ended by itself\n{self.logs()}"
+            time.sleep(0.02)
+        raise AssertionError(f"{what} did not happen within {limit:g} s\n{self.logs()}")
 
-    def until_done(self) -> None:
-        """Every mailbox read to its end, everything filed and sent or uncertain."""
+    def done(self) -> bool:
+        """Every copy has its outcome, every mailbox was dealt with, and everything is sent or uncertain and settled."""
+        closed = dict(
+            self.ask("SELECT mailbox, count(*) FROM router.receipt WHERE closed IS NOT NULL GROUP BY mailbox")
+        )
+        left = self.number(
+            "SELECT count(*) FROM crm.activity a LEFT JOIN router.ledger l ON l.email = a.id "
+            "WHERE a.direction = 'outgoing' AND (l.id IS NULL OR l.state = 'pending' OR NOT l.settled)"
+        )
+        return closed == self.books.copies() and not self.open_receipts() and not left
 
-        def done() -> bool:
-            [(filed,)] = self.ask("SELECT count(*) FROM crm.activity WHERE direction = 'incoming'")
-            [(pending,)] = self.ask(
-                "SELECT count(*) FROM crm.activity a WHERE a.direction = 'outgoing' AND NOT EXISTS "
-                "(SELECT 1 FROM router.ledger l WHERE l.email = a.id AND l.state <> 'pending')"
-            )
-            # each copy has a decision, so that no mailbox can have been passed over
-            [(copies,)] = self.ask("SELECT count(*) FROM router.receipt WHERE closed IS NOT NULL")
-            return filed >= len(self.delivered) and pending == 0 and copies >= self.copies and not any(self.open_work())
+    def until_done(self, limit: float = LIMIT) -> None:
+        self.until(self.done, "the end of all work", limit)
 
-        self.until(done, "the end of all work")
+    # -- the books
 
-    @property
-    def copies(self) -> int:
-        """Copies that lie, or lay, in the mailboxes."""
-        small = sum(1 for raw in self.delivered if b"Subject: large" not in raw)
-        return small // 4 * 7 + len(self.delivered) - small
-
-    def check(self) -> dict[str, int]:
+    def check(self) -> Counter[str]:
         """Nothing lost, nothing doubled, in content. Returns how many emails are in which state."""
-        self._check_incoming()
-        return self._check_outgoing()
+        self.books.check_activities(self.ask)
+        self.books.check_receipts(self.ask)
+        self.books.check_mailboxes()
+        return self.check_sent()
 
-    def _check_incoming(self) -> None:
-        expected = {identity_of(raw): raw for raw in self.delivered}
-        assert len(expected) == len(self.delivered)
-        rows = self.ask(
-            "SELECT a.identity, a.id, (SELECT string_agg(c.data, '' ORDER BY c.n) FROM crm.raw_chunk c "
-            "WHERE c.activity = a.id), (SELECT count(*) FROM crm.party p WHERE p.activity = a.id), "
-            "(SELECT count(*) FROM crm.attachment t WHERE t.activity = a.id), "
-            "(SELECT count(*) FROM crm.received_by r WHERE r.activity = a.id) "
-            "FROM crm.activity a WHERE a.direction = 'incoming'"
-        )
-        found = Counter(bytes(row[0]) for row in rows)
-        assert found == Counter(expected.keys()), "an activity is lost, doubled, or of nobody's message"
-        for identity, _, raw, parties, attachments, received_by in rows:
-            message = expected[bytes(identity)]
-            subject = message.partition(b"Subject: ")[2].split()[0]
-            assert bytes(raw).replace(b"\r\n", b"\n") == message.replace(b"\r\n", b"\n"), "content differs"
-            assert (parties, attachments) == (4, 1)
-            mailboxes = 2 if subject in (b"plain", b"twin") and b"other words" not in message else 1
-            assert received_by == mailboxes, f"{subject!r} was received by {received_by} mailboxes"
+    def missing(self) -> set[str]:
+        """Subjects of emails that the customer does not have."""
+        return set(self.books.written) - set(self.books.at(self.addresses.customer))
 
-    def _check_outgoing(self) -> dict[str, int]:
-        rows = self.ask(
-            "SELECT a.subject, l.state, a.status FROM crm.activity a LEFT JOIN router.ledger l ON l.email = a.id "
-            "WHERE a.direction = 'outgoing'"
-        )
-        states = {str(subject).rpartition(" CRM:")[0]: (state, status) for subject, state, status in rows}
-        assert sorted(states) == sorted(self.written)
-        sent = [subject for subject, (state, _) in states.items() if state == "sent"]
-        self.until(lambda: set(sent) <= set(self._copies_at_customer()), "the delivery of what is sent")
-        copies = self._copies_at_customer()
-        assert all(number == 1 for number in copies.values()), f"a second copy: {copies}"
-        for subject, (state, status) in states.items():
-            assert state in ("sent", "uncertain"), f"{subject} is {state}"
-            assert status == (3 if state == "sent" else 7), f"{subject} is {state}, and {status} in the CRM"
-        return dict(Counter(state for state, _ in states.values()))
-
-    def _copies_at_customer(self) -> Counter[str]:
-        found: Counter[str] = Counter()
-        for stored in self.dovecot.messages(self.customer.partition("@")[0]):
-            subject = stored.body.partition(b"Subject: ")[2].partition(b"\r\n")[0].decode()
-            found[subject.rpartition(" CRM:")[0]] += 1
-        return found
-
-
-def processes(pids: Sequence[int]) -> list[int]:
-    """Those of these processes that still live."""
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    def check_sent(self) -> Counter[str]:
+        sent = self.books.check_ledger(self.ask)
+        self.until(lambda: self.books.arrived(sent), "the delivery of what is sent")
+        self.books.check_customers(self.ask)
+        return Counter(str(state) for (state,) in self.ask("SELECT state FROM router.ledger"))

@@ -216,7 +216,9 @@ async def _filed(deployed: Deployed, verdicts: Sequence[tuple[Letter, Verdict]],
         hit("after-file")
     copies = [(v.activity, letter.incoming.receiving) for letter, v in verdicts if v.is_duplicate]
     if copies:
+        hit("before-join")
         await deployed.filing.join(copies, term)
+        hit("after-join")
     told = [_told(letter, verdict, result) for (letter, verdict), result in zip(accepted, results, strict=True)]
     return told + [_not_accepted(letter, verdict) for letter, verdict in verdicts if not verdict.accept]
 
@@ -254,7 +256,9 @@ async def _acknowledge(ways: Ways, receipts: Sequence[Receipt], term: Term, repo
     if late:
         report.unchanged = next(iter(unchanged.values()))
         await _postpone(ways, late, report.unchanged, term, report)
+    hit("before-close")
     await ways.receipts.close([r for r in receipts if r.key not in unchanged], term)
+    hit("after-close")
 
 
 async def _unchanged(ways: Ways, keys: Sequence[DeliveryKey], *, alone: bool) -> dict[DeliveryKey, RouterError]:

@@ -1,31 +1,36 @@
 """Named points at which a test may kill or freeze the router: how the laws are proved.
 
-Armed by `EMAIL_ROUTER_FAILPOINT` as `name:nth:action`, where action is `kill` (SIGKILL), `stop` (SIGSTOP) or
-`run:COMMAND` (something outside is killed instead). Without the variable a point costs one comparison.
+The file that `EMAIL_ROUTER_FAILPOINTS` names arms one of them, also while the router runs: `name:nth:action`, where
+action is `kill` (SIGKILL) or `stop` (SIGSTOP), at the nth passing. Without the variable a point costs one comparison.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
+from pathlib import Path
 
-_armed = os.environ.get("EMAIL_ROUTER_FAILPOINT", "")
-_name, _nth, _action = _armed.split(":", 2) if _armed else ("", "0", "")
-_seen = 0
+_file = os.environ.get("EMAIL_ROUTER_FAILPOINTS", "")
+_armed = ""
+_passed = 0
+
+SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 def hit(name: str) -> None:
-    """Pass the point `name`; the nth passing of the armed one does what it was armed for."""
-    if name != _name:
+    """Pass the point `name`; the nth passing of the armed one sends us its signal."""
+    if _file:
+        _pass(name)
+
+
+def _pass(name: str) -> None:
+    global _armed, _passed
+    armed = Path(_file).read_text()
+    if armed != _armed:
+        _armed, _passed = armed, 0
+    if not armed.startswith(f"{name}:"):
         return
-    global _seen
-    _seen += 1
-    if _seen != int(_nth):
-        return
-    if _action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif _action == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    else:
-        subprocess.run(_action.removeprefix("run:"), shell=True, check=True)
+    _passed += 1
+    _, nth, action = armed.split(":")
+    if _passed == int(nth):
+        os.kill(os.getpid(), SIGNALS[action])

@@ -95,6 +95,7 @@ async def _claim(ways: Ways, term: Term) -> dict[UUID, OutgoingEmail]:
     """Pending Send → Sending, and into the ledger; the CRM learns the Message-ID before a reply can name it."""
     claimed: dict[UUID, OutgoingEmail] = {}
     for name, sending in ways.deployments.items():
+        hit("before-claim")
         emails = await sending.outbox.claim(sending.addresses, ROUND, term)
         hit("after-claim")
         rows = await ways.ledger.open(emails, ways.profile.name, term)
@@ -102,6 +103,7 @@ async def _claim(ways: Ways, term: Term) -> dict[UUID, OutgoingEmail]:
         if rows:
             stamped = [Settlement(r.email, SendState.PENDING, r.stamps.message_id, 0, deployment=name) for r in rows]
             await sending.outbox.settle(stamped, term)
+            hit("after-stamp")
         claimed |= {email.id: email for email in emails}
     return claimed
 
@@ -264,6 +266,7 @@ async def _settle(ways: Ways, term: Term) -> None:
                 await sending.outbox.settle(mine, term)
                 hit("after-settle")
                 await ways.settling.settled(mine, term)
+                hit("after-settled")
 
 
 class _Pace:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from email_router.model.message import Content
 from email_router.net.postgres import copy, transaction
+from email_router.observe.failpoint import hit
 
 CHUNK = 256 * 1024
 
@@ -19,6 +20,7 @@ def pieces(content: Content) -> Iterator[tuple[int, bytes]]:
     with content.open() as stream:
         n = 0
         while data := stream.read(CHUNK):
+            hit("inside-copy")
             yield n, data
             n += 1
 

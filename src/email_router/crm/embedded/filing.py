@@ -28,6 +28,7 @@ from email_router.model.message import ParsedEmail
 from email_router.model.receipt import Term
 from email_router.model.verdict import NewCase
 from email_router.net.postgres import clean, copy, driver, transaction
+from email_router.observe.failpoint import hit
 
 ENTER = """
 INSERT INTO crm.activity (id, organization, direction, identity, status, subject, body_text, body_html, sender,
@@ -110,6 +111,7 @@ class Filing:
             orphans = await self._orphans(db, items)
             accepted = [item for item in items if item.verdict.activity not in orphans]
             there = await self._enter(db, accepted)
+            hit("inside-file")
             new = [i for i in accepted if there[i.incoming.email.identity][0] == i.verdict.activity]
             moved = _moved(accepted, there)
             await self._make_cases(db, [i.verdict.new_case for i in new if i.verdict.new_case])

@@ -21,6 +21,7 @@ from email_router.model.outgoing import Envelope
 from email_router.model.settings import AuthMechanism, TlsMode
 from email_router.net import sasl
 from email_router.net.connection import Connection, awaiting_the_greeting, connect
+from email_router.observe.failpoint import hit
 from email_router.ports.mail import Login
 
 MAX_LINES = 200
@@ -256,6 +257,7 @@ class Client:
             self._write(b".\r\n")
         except RouterError as error:
             raise Lost(str(error)) from error
+        hit("after-dot")
 
     async def _verdict(self) -> Reply:
         try:
