@@ -283,10 +283,10 @@ class Plant:
         return {email for (email,) in self.ask("SELECT email FROM router.ledger WHERE state = 'uncertain'")}
 
     def quiet(self) -> bool:
-        """Nothing is being executed for a router: with all of them stopped the database changes no more."""
+        """The database works for no router: with all of them stopped it changes no more."""
         return not self.number(
             "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active' "
-            "AND wait_event_type IS DISTINCT FROM 'Client' AND pid <> pg_backend_pid()"
+            "AND coalesce(wait_event_type, '') NOT IN ('Client', 'Lock') AND pid <> pg_backend_pid()"
         )
 
     def shards(self, process: Process) -> int:
