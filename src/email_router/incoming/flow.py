@@ -16,10 +16,11 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from uuid import UUID
 
 from email_router.incoming.forwarded import Letter, Seen, in_order, letters_of, parsed
 from email_router.model.errors import Fenced, NeedsOperator, Permanent, RouterError, Transient
-from email_router.model.filing import Filed, FilingItem, FilingResult
+from email_router.model.filing import Filed, FilingItem, FilingResult, NotFiled
 from email_router.model.mailbox import MailboxKind, SourceAction
 from email_router.model.message import Content, DeliveryKey, ParsedEmail, RawMessage
 from email_router.model.receipt import Decision, Outcome, Receipt, Term
@@ -187,7 +188,7 @@ async def _settled(ways: Ways, deployment: str, told: Sequence[Told], term: Term
     kept = KEPT if ways.source is not None else KEPT_OF_PUSHED
     conclusions = _combined([t for t in told if t.seen.receipt.id not in waiting], kept)
     await conclude(ways, conclusions, term, report)
-    arrived = [c.decision.message_id for c in conclusions if c.decision.outcome is Outcome.FILED]
+    arrived = [c.decision.message_id for c in conclusions if c.decision.outcome in (Outcome.FILED, Outcome.DUPLICATE)]
     if arrived:
         await ways.receipts.reopen_waiting_for(deployment, arrived, term)
 
@@ -214,13 +215,19 @@ async def _filed(deployed: Deployed, verdicts: Sequence[tuple[Letter, Verdict]],
             [FilingItem(letter.incoming, verdict, letter.raw) for letter, verdict in accepted], term
         )
         hit("after-file")
-    copies = [(v.activity, letter.incoming.receiving) for letter, v in verdicts if v.is_duplicate]
+    planned = {verdict.activity: result for (_, verdict), result in zip(accepted, results, strict=True)}
+    told = [_told(letter, verdict, result) for (letter, verdict), result in zip(accepted, results, strict=True)]
+    told += [_not_accepted(letter, v, planned.get(v.activity)) for letter, v in verdicts if not v.accept]
+    copies = [
+        (t.activity, t.letter.incoming.receiving)
+        for t in told
+        if t.letter is not None and t.verdict is not None and t.verdict.is_duplicate and t.activity is not None
+    ]
     if copies:
         hit("before-join")
         await deployed.filing.join(copies, term)
         hit("after-join")
-    told = [_told(letter, verdict, result) for (letter, verdict), result in zip(accepted, results, strict=True)]
-    return told + [_not_accepted(letter, verdict) for letter, verdict in verdicts if not verdict.accept]
+    return told
 
 
 async def conclude(ways: Ways, conclusions: Sequence[Conclusion], term: Term, report: Report) -> None:
@@ -373,7 +380,7 @@ class Told:
     why: tuple[str, ...]
     letter: Letter | None = None
     verdict: Verdict | None = None
-    filed: Filed | None = None
+    activity: UUID | None = None
     error: RouterError | None = None
     traceback: str = ""
 
@@ -385,14 +392,19 @@ def _told(letter: Letter, verdict: Verdict, result: FilingResult) -> Told:
             letter.seen, Outcome.UNDELIVERABLE, "not filed", why, letter, verdict, None, result.error, result.traceback
         )
     if result.created:
-        return Told(letter.seen, Outcome.FILED, verdict.reason.label, verdict.why, letter, verdict, result)
+        return Told(letter.seen, Outcome.FILED, verdict.reason.label, verdict.why, letter, verdict, result.activity)
     words = ("Already tracked: the same message was filed meanwhile; this mailbox is added to it.", *verdict.why)
-    return Told(letter.seen, Outcome.DUPLICATE, "Duplicate", words, letter, verdict, result)
+    return Told(letter.seen, Outcome.DUPLICATE, "Duplicate", words, letter, verdict, result.activity)
 
 
-def _not_accepted(letter: Letter, verdict: Verdict) -> Told:
-    outcome = Outcome.DUPLICATE if verdict.is_duplicate else Outcome.NOT_TRACKED
-    return Told(letter.seen, outcome, verdict.reason.label, verdict.why, letter, verdict)
+def _not_accepted(letter: Letter, verdict: Verdict, first: FilingResult | None) -> Told:
+    """Of a copy within the batch `first` tells what became of the one that was filed for both."""
+    if isinstance(first, NotFiled):
+        return _told(letter, verdict, first)
+    outcome, activity = Outcome.NOT_TRACKED, None
+    if verdict.is_duplicate:
+        outcome, activity = Outcome.DUPLICATE, first.activity if first is not None else verdict.activity
+    return Told(letter.seen, outcome, verdict.reason.label, verdict.why, letter, verdict, activity)
 
 
 def _bug(letter: Letter, error: Exception) -> Told:
@@ -425,9 +437,6 @@ def _conclusion(group: Sequence[Told], kept: Collection[Outcome]) -> Conclusion:
     first = group[0]
     email = first.letter.incoming.email if first.letter is not None else first.seen.email
     verdict, error = first.verdict, first.error
-    activity = first.filed.activity if first.filed is not None else None
-    if verdict is not None and verdict.is_duplicate:
-        activity = verdict.activity
     prefix: tuple[str, ...] = first.letter.why if first.letter is not None else ()
     why: tuple[str, ...] = (*prefix, *(line for one in group for line in one.why))
     named = (*email.in_reply_to, *reversed(email.references)) if verdict is None or verdict.correlated is None else ()
@@ -442,7 +451,7 @@ def _conclusion(group: Sequence[Told], kept: Collection[Outcome]) -> Conclusion:
         recipients=tuple(a.address for a in email.recipients[:20]),
         subject=email.subject[:500],
         received=first.seen.raw.received,
-        activity=activity,
+        activity=first.activity,
         named_ids=tuple(dict.fromkeys(i for i in named if len(i) <= LONGEST_ID))[:32],
         defects=tuple(f"{d.code}: {d.detail}" for d in email.defects[:20]),
         traceback=first.traceback,

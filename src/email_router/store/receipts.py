@@ -97,7 +97,7 @@ WHERE id IN (SELECT receipt FROM named) AND outcome = 'not-tracked'
 REOPEN_MISSED = text("""
 WITH named AS (
     UPDATE router.named_id AS n SET reopened = true FROM router.decision d
-    WHERE d.created > now() - make_interval(secs => :seconds) AND d.outcome = 'filed'
+    WHERE d.created > now() - make_interval(secs => :seconds) AND d.outcome IN ('filed', 'duplicate')
         AND n.deployment = d.deployment AND n.message_id = d.message_id AND NOT n.reopened
     RETURNING n.receipt
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,8 +166,12 @@ class Flaky:
         self.filing = filing
         self.whole: list[Exception] = []
         self.poison: dict[str, Exception] = {}
+        self.before: Callable[[], Awaitable[object]] | None = None
 
     async def file(self, items: Sequence[FilingItem], term: Term) -> Sequence[FilingResult]:
+        if self.before is not None:
+            before, self.before = self.before, None
+            await before()
         if self.whole:
             raise self.whole.pop(0)
         results: list[FilingResult] = []
@@ -223,6 +227,71 @@ async def test_an_item_that_fails_again_and_again_is_set_aside(acme: Company) ->
     for _ in range(flow.TRIES):
         assert (await acme.run(HELP)).outcomes == {}
     assert (await acme.run(HELP)).outcomes == {Outcome.UNDELIVERABLE: 1}
+
+
+class Forgetful(Flaky):
+    """A CRM that files, and whose answer is lost."""
+
+    async def file(self, items: Sequence[FilingItem], term: Term) -> Sequence[FilingResult]:
+        await self.filing.file(items, term)
+        raise Transient("the answer was lost", retry_after=0.0)
+
+
+async def unconfirmed(acme: Company) -> None:
+    """A parent is filed, and the only decision about it says that it was there already."""
+    filing, acme.filing = acme.filing, Forgetful(acme.filing)
+    acme.mail.deliver(HELP, letter("parent", HELP))
+    assert (await acme.run(HELP)).outcomes == {}
+    acme.filing = filing
+    assert (await acme.run(HELP)).outcomes == {Outcome.DUPLICATE: 1}
+
+
+async def test_a_reply_is_judged_again_though_the_filing_of_its_parent_was_never_confirmed(acme: Company) -> None:
+    await acme.user("ann@acme.test", FilterOption.IN_RESPONSE)
+    await acme.queue(HELP)
+    acme.mail.deliver("ann@acme.test", letter("reply", "ann@acme.test", answers="parent@customer.test"))
+    assert (await acme.run("ann@acme.test")).outcomes == {Outcome.NOT_TRACKED: 1}
+    await unconfirmed(acme)
+    assert (await acme.run("ann@acme.test")).outcomes == {Outcome.FILED: 1}
+
+
+async def test_the_sweep_finds_replies_whose_parent_was_never_confirmed(acme: Company) -> None:
+    await acme.user("ann@acme.test", FilterOption.IN_RESPONSE)
+    await acme.queue(HELP)
+    await unconfirmed(acme)
+    async with acme.engine.begin() as db:  # the reply was judged before its parent was filed
+        await db.execute(text("UPDATE crm.activity SET message_id = 'hidden'"))
+    acme.mail.deliver("ann@acme.test", letter("reply", "ann@acme.test", answers="parent@customer.test"))
+    assert (await acme.run("ann@acme.test")).outcomes == {Outcome.NOT_TRACKED: 1}
+    assert await acme.receipts.reopen_missed() == 1
+
+
+async def test_twins_that_another_mailbox_filed_meanwhile_are_copies_of_its_activity(acme: Company) -> None:
+    await acme.queue(HELP)
+    await acme.user("ann@acme.test", FilterOption.ALL)
+    both = letter(1, f"{HELP}, ann@acme.test")
+    for address in (HELP, HELP, "ann@acme.test"):
+        acme.mail.deliver(address, both)
+    acme.filing = between = Flaky(acme.filing)
+    between.before = lambda: acme.run("ann@acme.test")
+    assert (await acme.run(HELP)).outcomes == {Outcome.DUPLICATE: 2}
+    [row] = await acme.timeline()
+    assert await acme.scalar("SELECT array_agg(DISTINCT activity) FROM router.decision") == [row["id"]]
+
+
+@pytest.mark.parametrize("error", [Permanent("the CRM refuses it"), Transient("not now", retry_after=0.0)])
+async def test_a_twin_of_what_was_not_filed_is_no_duplicate(acme: Company, error: Permanent | Transient) -> None:
+    await acme.queue(HELP)
+    acme.filing = flaky = Flaky(acme.filing)
+    flaky.poison["letter 1"] = error
+    for _ in range(2):
+        acme.mail.deliver(HELP, letter(1, HELP))
+    transient = isinstance(error, Transient)
+    assert (await acme.run(HELP)).outcomes == ({} if transient else {Outcome.UNDELIVERABLE: 2})
+    flaky.poison.clear()
+    if not transient:
+        await acme.undeliverable.retry([row["id"] for row in await acme.undeliverable.listing()])
+    assert (await acme.run(HELP)).outcomes == {Outcome.FILED: 1, Outcome.DUPLICATE: 1}
 
 
 async def test_our_own_bug_harms_only_its_message(acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
