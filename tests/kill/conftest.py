@@ -14,6 +14,7 @@ import pytest
 from tests.fixtures.dovecot import Dovecot
 from tests.fixtures.postfix import Postfix
 from tests.kill.plant import Plant
+from tests.kill.shared import Shared
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,28 @@ def directory() -> Iterator[Path]:
 def plant(directory: Path, dovecot: Dovecot, postfix: Postfix) -> Iterator[Plant]:
     """An installation with the embedded database. No router runs yet."""
     made = Plant(directory, dovecot, postfix)
+    try:
+        asyncio.run(made.prepare())
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def shared(directory: Path) -> Iterator[Shared]:
+    """A PostgreSQL for several routers."""
+    server = Shared(directory / "shared")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def several(directory: Path, shared: Shared, dovecot: Dovecot, postfix: Postfix) -> Iterator[Plant]:
+    """An installation on a shared database. No router runs yet."""
+    made = Plant(directory, dovecot, postfix, shared.dsn)
     try:
         asyncio.run(made.prepare())
         yield made

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,16 @@ from email_router.model.settings import TrackingSettings
 from email_router.net.postgres import open_engine
 from email_router.settings.bootstrap import Bootstrap
 from email_router.store.embedded import EmbeddedPostgres
+from email_router.work.shard import SHARDS, shard_of
 from tests.fixtures.dovecot import Dovecot
 from tests.fixtures.postfix import Postfix
 from tests.kill.books import Addresses, Books
 
 LIMIT = 90.0
 """Seconds within which a state must be reached on a slow machine."""
+
+OUTGOING = "outgoing smtp"
+"""What the shard of the outgoing profile is found by."""
 
 SETTINGS = """\
 [deployment.sales]
@@ -119,6 +124,10 @@ class Process:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def tail(self) -> str:
+        """The end of the log, for a test that fails."""
+        return "\n".join(line[:400] for line in self.log().splitlines()[-12:])
+
     def arm(self, point: str, nth: int = 1, action: str = "kill") -> None:
         """At the nth passing of `point` from now on the router is killed, or stops."""
         written = self._failpoints.with_suffix(".new")
@@ -132,13 +141,13 @@ class Process:
     def until_killed(self) -> None:
         """Until the armed point has killed it."""
         code = self._process.wait(LIMIT)
-        assert code == -signal.SIGKILL, f"the router ended by itself ({code}):\n{self.log()[-3000:]}"
+        assert code == -signal.SIGKILL, f"the router ended by itself ({code}):\n{self.tail()}"
 
     def stop(self) -> None:
         """As an administrator stops it: SIGTERM, and it ends by itself."""
         self._process.send_signal(signal.SIGTERM)
         code = self._process.wait(LIMIT)
-        assert code == 0, f"the router ended with {code}:\n{self.log()[-3000:]}"
+        assert code == 0, f"the router ended with {code}:\n{self.tail()}"
 
     def freeze(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
@@ -147,7 +156,7 @@ class Process:
     def until_frozen(self) -> None:
         deadline = time.monotonic() + LIMIT
         while Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-            assert self.lives and time.monotonic() < deadline, f"the router does not stop:\n{self.log()[-3000:]}"
+            assert self.lives and time.monotonic() < deadline, f"the router does not stop:\n{self.tail()}"
             time.sleep(0.005)
 
     def thaw(self) -> None:
@@ -202,12 +211,25 @@ class Plant:
         self.processes.append(made)
         return made
 
+    def living(self) -> list[Process]:
+        """The routers that run, oldest first."""
+        return [process for process in self.processes if process.lives]
+
     def running(self) -> Process:
         """A router that has done all of its work: the newest that lives, else a new one."""
-        lives = [process for process in self.processes if process.lives]
-        found = lives[-1] if lives else self.start()
+        found = self.living()[-1] if self.living() else self.start()
         self.until_done()
         return found
+
+    def two(self) -> list[Process]:
+        """Two routers that share the work and have done all of it."""
+        for process in self.living()[2:]:
+            process.stop()
+        while len(self.living()) < 2:
+            self.start()
+        self.until_shared()
+        self.until_done()
+        return self.living()
 
     def end(self) -> None:
         """Whatever still runs is killed."""
@@ -223,7 +245,7 @@ class Plant:
 
     def logs(self) -> str:
         """The ends of the newest routers' logs, for a test that fails."""
-        return "\n".join(f"--- router of pid {p.pid}\n{p.log()[-4000:]}" for p in self.processes[-3:])
+        return "\n".join(f"--- router of pid {p.pid}\n{p.tail()}" for p in self.processes[-3:])
 
     # -- traffic
 
@@ -258,7 +280,7 @@ class Plant:
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = psycopg.connect(self.dsn, autocommit=True, connect_timeout=5)
-            return self._connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+            return self._connection.execute(query, values or None).fetchall()  # type: ignore[arg-type]
         except psycopg.Error:
             if self._connection is not None:
                 self._connection.close()
@@ -296,6 +318,40 @@ class Plant:
     def until_serving(self, process: Process) -> None:
         self.until(lambda: self.shards(process) > 0, "the router's taking up its work")
 
+    def owner(self, name: str) -> Process:
+        """The router that serves a mailbox, or the outgoing profile."""
+        [(owner,)] = self.ask("SELECT owner FROM router.shard WHERE number = %s", shard_of(name))
+        return next(process for process in self.processes if owner.endswith(f":{process.pid}"))
+
+    def work_of(self, process: Process) -> int:
+        """Open receipts and sends that are this router's."""
+        receipts = self.ask("SELECT mailbox, count(*) FROM router.receipt WHERE closed IS NULL GROUP BY mailbox")
+        mine = sum(number for mailbox, number in receipts if self.owner(mailbox) is process)
+        return mine + (self.open_sends() if self.owner(OUTGOING) is process else 0)
+
+    def kill_one(self, process: Process) -> set[UUID]:
+        """Kill one of several; the emails that are uncertain now because it had them in hand."""
+        sends = self.owner(OUTGOING) is process
+        process.kill()
+        self.until(self.quiet, "a quiet database")
+        return self.marked() if sends else set()
+
+    def until_shared(self) -> None:
+        """Until all routers that run have about the same."""
+        share = math.ceil(SHARDS / len(self.living()))
+
+        def even() -> bool:
+            held = [self.shards(process) for process in self.living()]
+            return sum(held) == SHARDS and max(held) <= share
+
+        self.until(even, "an even share")
+
+    def until_beating(self, processes: Sequence[Process]) -> None:
+        """Until each of these routers has given a sign of life to the others since now."""
+        [(now,)] = self.ask("SELECT now()")
+        beating = "SELECT count(*) FROM work.procrastinate_workers WHERE last_heartbeat > %s"
+        self.until(lambda: self.number(beating, now) == len(processes), "a sign of life of each router")
+
     def until_database_restarted(self) -> None:
         """After a kill of the server, or of one of its processes, which ends all of its connections."""
 
@@ -332,7 +388,7 @@ class Plant:
         """Wait for a state, with a limit; a database that is away is not that state."""
         deadline = time.monotonic() + limit
         while time.monotonic() < deadline:
-            with suppress(psycopg.Error):
+            with suppress(psycopg.OperationalError, psycopg.InterfaceError):
                 if true():
                     return
             assert not any(process.failed for process in self.processes), f"a router ended by itself\n{self.logs()}"

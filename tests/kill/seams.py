@@ -43,3 +43,6 @@ SENDING = {
     "after-settled": (1, 0, False),
 }
 """The passing, how many emails are uncertain then, and whether those arrive."""
+
+PUSHED = [f"{when}-{seam}" for seam in ("note", "file", "conclude") for when in ("before", "after")] + ["before-reply"]
+"""At the second passing of each the router is killed while Postfix hands mail over."""

@@ -27,10 +27,10 @@ from email_router.settings.bootstrap import Bootstrap
 from email_router.store.embedded import EmbeddedPostgres
 from tests.fixtures.company import letter
 from tests.fixtures.postfix import Postfix
+from tests.kill.seams import PUSHED
 
 pytestmark = [pytest.mark.kill, pytest.mark.servers, pytest.mark.database]
 
-SEAMS = [f"{when}-{seam}" for seam in ("note", "file", "conclude") for when in ("before", "after")] + ["before-reply"]
 LIMIT = 60.0
 HELP, ANN, MUTE = "help@pushed.test", "ann@pushed.test", "mute@pushed.test"
 SETTINGS = """\
@@ -72,11 +72,13 @@ class Installation:
             ):
                 await crm.actions.add_receiver(Receiver(new_id(), kind, address, address, filter_option=option))
 
-    def start(self, failpoint: str = "") -> subprocess.Popen[bytes]:
+    def start(self, armed: str = "") -> subprocess.Popen[bytes]:
+        failpoints = self.directory / "failpoints"
+        failpoints.write_text(armed)
         environment = os.environ | {
             "EMAIL_ROUTER_DATA": str(self.directory / "data"),
             "EMAIL_ROUTER_LISTEN": "",
-            "EMAIL_ROUTER_FAILPOINT": failpoint,
+            "EMAIL_ROUTER_FAILPOINTS": str(failpoints),
         }
         with (self.directory / f"router-{len(self.routers)}.log").open("wb") as log:
             command = [sys.executable, "-m", "email_router", "run"]
@@ -149,7 +151,7 @@ def installation(postfix: Postfix) -> Iterator[Installation]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.mark.parametrize("seam", SEAMS)
+@pytest.mark.parametrize("seam", PUSHED)
 def test_killed_while_mail_is_handed_over(installation: Installation, seam: str) -> None:
     killed = installation.start(f"{seam}:2:kill")  # the second time: something was handed over already
     installation.hand_in()

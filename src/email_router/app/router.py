@@ -34,6 +34,7 @@ from email_router.incoming import flow as incoming
 from email_router.incoming.pushed import Intake
 from email_router.mail import imap, lmtp, maildir, pop3, smtp
 from email_router.model.errors import NeedsOperator, Transient
+from email_router.model.ids import new_id
 from email_router.model.mailbox import MailboxKind, SourceAction
 from email_router.model.receipt import Term
 from email_router.model.settings import (
@@ -120,9 +121,13 @@ class Backfill:
 class Router:
     """One process of the Email Router. Use `opened`."""
 
-    def __init__(self, bootstrap: Bootstrap, engine: AsyncEngine, dsn: str, key: bytes | None, *, alone: bool) -> None:
+    def __init__(
+        self, bootstrap: Bootstrap, engine: AsyncEngine, dsn: str, key: bytes | None, *, alone: bool, name: str = ""
+    ) -> None:
         self.bootstrap = bootstrap
         self.host = socket.gethostname()
+        self.name = name
+        """Ours alone among all routers there ever were; our database sessions bear it."""
         self.engine = engine
         self.dsn = dsn
         self.alone = alone
@@ -246,7 +251,8 @@ class Router:
         work = Engine(
             self.engine,
             self.dsn,
-            self.shards.take,
+            self.name,
+            self.shards,
             self.units,
             partial(self.pokes.wait, "published"),
             alone=self.alone,
@@ -554,9 +560,10 @@ async def opened(bootstrap: Bootstrap, *, beside: bool = False) -> AsyncIterator
             await _until_reachable(dsn)
         await migrate(dsn, store.MIGRATIONS, store.SCHEMA)
         await migrate(dsn, embedded_crm.MIGRATIONS, embedded_crm.SCHEMA)
-        engine = open_engine(dsn)
+        name = f"{new_id().hex[-8:]}@{socket.gethostname()}:{os.getpid()}"
+        engine = open_engine(dsn, name=name)
         stack.push_async_callback(engine.dispose)
-        router = Router(bootstrap, engine, dsn, key, alone=not bootstrap.dsn)
+        router = Router(bootstrap, engine, dsn, key, alone=not bootstrap.dsn, name=name)
         _make_spool(router.spool_directory, clean=router.alone and not running)
         await router.installation.open(router.host, shared=bool(bootstrap.dsn))
         yield router

@@ -20,19 +20,28 @@ from email_router.model.errors import NeedsOperator, RouterError, Transient
 
 OF_THE_STATEMENT = ("0A", "21", "22", "23", "42", "54", "XX")
 """SQLSTATE classes about what was asked or stored, not about the database's health: trying again would not help."""
+IDLE = "10s"
+"""A session that waits so long inside a transaction is ended: a frozen router holds no lock."""
 
 
-def open_engine(dsn: str, size: int = 20) -> AsyncEngine:
+def application(name: str = "") -> str:
+    """What a router's sessions are called in the database; it cuts names at 63 bytes."""
+    return f"email-router {name}".strip()[:63]
+
+
+def open_engine(dsn: str, size: int = 20, name: str = "") -> AsyncEngine:
     """A pool of at most `size` connections to `dsn` (`postgresql://…`, also a socket directory as `?host=/path`)."""
+    url = url_of(dsn)
     return create_async_engine(
-        url_of(dsn),
+        url,
         pool_size=size,
         max_overflow=0,
         pool_timeout=60,
         pool_pre_ping=False,
         hide_parameters=True,  # errors are logged and kept, and what was to be stored is people's mail
         connect_args={
-            "application_name": "email-router",
+            "application_name": application(name),
+            "options": f"{url.query.get('options', '')} -c idle_in_transaction_session_timeout={IDLE}".strip(),
             "connect_timeout": 10,
             "keepalives_idle": 10,
             "keepalives_interval": 5,

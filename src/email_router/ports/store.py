@@ -141,3 +141,22 @@ class Settling(Protocol):
     async def held(self) -> str:
         """Why all outgoing mail is held (a restore, an unknown host), or ""."""
         ...
+
+
+class Ownership(Protocol):
+    """Which router owns which shard, by growing epochs."""
+
+    async def take(self, shard: int, owner: str) -> Term:
+        """Own `shard` from now on: its epoch moves, so that whoever had it before can write no more."""
+        ...
+
+    async def epochs(self) -> Mapping[int, int]:
+        """The epoch of each shard now."""
+        ...
+
+    async def evict(self, shards: Sequence[int], but: str) -> None:
+        """End the database sessions of the owners of these shards, who are dead or frozen, so that they hold no lock.
+
+        `but` is the owner who asks.
+        """
+        ...

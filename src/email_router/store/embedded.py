@@ -310,7 +310,8 @@ class EmbeddedPostgres:
     async def _launch(self, binaries: Path) -> None:
         self._own_socket_directory()
         options = [f"-c{name}={value}" for name, value in self._settings.items()]
-        self._log = _private(self.directory / "postgres.log")
+        if self._log is None:
+            self._log = _private(self.directory / "postgres.log")
         self._process = await asyncio.create_subprocess_exec(
             *self._as_user(),
             str(binaries / "postgres"),

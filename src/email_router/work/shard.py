@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
 
 from email_router.model.errors import Fenced, RouterError
 from email_router.model.receipt import Term
@@ -22,49 +23,63 @@ def shard_of(name: str) -> int:
 
 
 class Shard:
-    """Serves what the settings put into this shard until `stop` is set or the ownership is lost."""
+    """Serves what the settings put into this shard until it is told to stop or the ownership is lost."""
 
     def __init__(
         self,
-        term: Term,
         units: Callable[[int], Awaitable[Sequence[Unit]]],
         published: Callable[[float], Awaitable[object]],
-        stop: asyncio.Event,
     ) -> None:
-        self._term = term
+        self.term: Term | None = None
+        """By what it is owned; None until `run`."""
         self._units = units
         self._published = published
-        self._stop = stop
+        self._stop = asyncio.Event()
         self._lost = asyncio.Event()
         self._running: dict[str, tuple[Hashable, asyncio.Task[None], asyncio.Event]] = {}
 
-    async def run(self) -> None:
+    def stop(self) -> None:
+        """Finish what is begun, and end."""
+        self._stop.set()
+
+    def lose(self) -> None:
+        """Another router owns it: end at once."""
+        self._lost.set()
+
+    async def stopping(self, seconds: float) -> bool:
+        """True as soon as it has to end, False after so many seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        return self._stop.is_set()
+
+    async def run(self, term: Term) -> None:
+        self.term = term
         try:
             while not (self._stop.is_set() or self._lost.is_set()):
-                await self._reconcile()
+                await self._reconcile(term)
                 await self._until_something_happens()
         finally:
             await self._end(list(self._running))
             if self._lost.is_set():
-                maillog.shard_lost(self._term.shard, self._term.epoch)
+                maillog.shard_lost(term.shard, term.epoch)
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, term: Term) -> None:
         try:
-            wanted = {unit.name: unit for unit in await self._units(self._term.shard)}
+            wanted = {unit.name: unit for unit in await self._units(term.shard)}
         except RouterError as error:  # the database is away: what runs goes on
-            maillog.mailbox_state(f"shard {self._term.shard}", "settings cannot be read", str(error))
+            maillog.mailbox_state(f"shard {term.shard}", "settings cannot be read", str(error))
             return
         running = self._running
         await self._end([n for n, (mark, _, _) in running.items() if n not in wanted or wanted[n].fingerprint != mark])
         for name, unit in wanted.items():
             if name not in self._running or self._running[name][1].done():
                 stop = asyncio.Event()
-                task = asyncio.create_task(self._serve(unit, stop), name=name)
+                task = asyncio.create_task(self._serve(unit, term, stop), name=name)
                 self._running[name] = (unit.fingerprint, task, stop)
 
-    async def _serve(self, unit: Unit, stop: asyncio.Event) -> None:
+    async def _serve(self, unit: Unit, term: Term, stop: asyncio.Event) -> None:
         try:
-            await serve(unit, self._term, stop)
+            await serve(unit, term, stop)
         except Fenced:
             self._lost.set()
         except asyncio.CancelledError:
