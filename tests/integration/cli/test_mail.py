@@ -121,15 +121,18 @@ def test_an_import_of_nothing_that_can_be_read(acme: Terminal, tmp_path: Path) -
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize(("action", "code"), [("kill", -signal.SIGKILL), ("run:kill -INT $PPID", 130)])
+@pytest.mark.parametrize(("action", "code"), [("kill", -signal.SIGKILL), ("stop", 130)])
 def test_an_import_that_is_broken_off_goes_on_where_it_was(
     acme: Terminal, tmp_path: Path, action: str, code: int
 ) -> None:
     """By SIGKILL and by Ctrl-C, when the second hundred is filed and nobody knows it yet."""
     old = maildir(tmp_path / "old", 450)
-    broken_off = acme.process(
-        "import", old, "--mailbox", HELP, env={"EMAIL_ROUTER_FAILPOINT": f"after-file:2:{action}"}
-    )
+    failpoint = written(tmp_path / "failpoint", f"after-file:2:{action}")
+    broken_off = acme.process("import", old, "--mailbox", HELP, env={"EMAIL_ROUTER_FAILPOINTS": str(failpoint)})
+    if action == "stop":
+        os.waitid(os.P_PID, broken_off.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        for number in (signal.SIGINT, signal.SIGCONT):
+            broken_off.send_signal(number)
     _, err = broken_off.communicate(timeout=60)
     assert broken_off.returncode == code
     assert b"Traceback" not in err
