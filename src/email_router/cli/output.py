@@ -88,7 +88,11 @@ _NOT_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Rows as a table of `columns`, or every field of each as JSON."""
+    """Rows as a table of `columns`, or every field of each as JSON.
+
+    Where the terminal is too narrow for a table that can be read, each row is a paragraph instead. In a pipe a row is
+    one line, however long, so that `grep` finds all of it.
+    """
     found = list(rows)
     if as_json:
         for row in found:
@@ -97,21 +101,64 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_
     if not found:
         say(empty)
         return
+    cells = [[_printable(_cell(column, row.get(column))) for column in columns] for row in found]
+    titles = [Text(_title(column)) for column in columns]
+    lengths = [max(text.cell_len for text in column) for column in zip(titles, *cells, strict=True)]
+    if not out.is_terminal:
+        for line in (titles, *cells):
+            say("  ".join(_padded(text, n) for text, n in zip(line, lengths, strict=True)).rstrip())
+    elif _least(columns, lengths) <= out.width:
+        _print_table(cells, columns)
+    else:
+        for number, texts in enumerate(cells):
+            if number:
+                out.print()
+            _print_pairs((name, text) for name, text in zip(columns, texts, strict=True) if text.plain)
+
+
+FOLDED = frozenset({"why", "error", "last_error", "cause", "cure", "subject", "name", "recipients"})
+"""Columns that may be folded, to no less than `NARROW` letters; ids, times and addresses are kept whole."""
+NARROW = 20
+
+
+def _least(columns: Sequence[str], lengths: Sequence[int]) -> int:
+    """How wide a terminal must be for a table that can be read."""
+    least = [min(n, NARROW) if column in FOLDED else n for column, n in zip(columns, lengths, strict=True)]
+    return sum(least) + 2 * (len(least) - 1)
+
+
+def _padded(text: Text, length: int) -> str:
+    return text.plain.replace("\n", " ") + " " * (length - text.cell_len)
+
+
+def _print_table(cells: Sequence[Sequence[Text]], columns: Sequence[str]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column in ("id", "created", "outcome"))
-    for row in found:
-        table.add_row(*(_printable(_shown(row.get(column))) for column in columns))
+        table.add_column(_title(column), overflow="fold", no_wrap=column not in FOLDED)
+    for row in cells:
+        table.add_row(*row)
     out.print(table)
+
+
+def _title(column: str) -> str:
+    return column.removesuffix("_seconds").replace("_", " ")
+
+
+def _cell(column: str, value: Any) -> str:
+    return f"{value:.1f} s" if column.endswith("_seconds") and value is not None else _shown(value)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
     """Name and value, one per line."""
+    _print_pairs([(name, _printable(_shown(value))) for name, value in facts.items()])
+
+
+def _print_pairs(pairs: Iterable[tuple[str, Text]]) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(_printable(name.replace("_", " ")), _printable(_shown(value)))
+    for name, value in pairs:
+        table.add_row(_printable(_title(name)), value)
     out.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from rich.console import Console
 
 from email_router.cli import output
 from email_router.model.errors import NeedsOperator, Permanent, Transient
@@ -84,6 +86,52 @@ def test_nothing_that_people_read_steers_the_terminal(capsys: pytest.CaptureFixt
 def test_a_line_is_never_broken(capsys: pytest.CaptureFixture[str]) -> None:
     output.say("word " * 500)
     assert capsys.readouterr().out.count("\n") == 1
+
+
+ROWS = [
+    {"id": "7" * 36, "sender": "anna@example.com", "why": "one two three four five six", "lag_seconds": 1.25},
+    {"id": "8" * 36, "sender": "bob@example.com", "why": "", "lag_seconds": None},
+]
+COLUMNS = ("id", "sender", "lag_seconds", "why")
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, width: int, *, terminal: bool = True) -> list[str]:
+    """The lines of `ROWS` on a terminal of that width, without blanks at the end."""
+    stream = io.StringIO()
+    monkeypatch.setattr(output, "out", Console(file=stream, width=width, force_terminal=terminal, color_system=None))
+    output.print_rows(ROWS, COLUMNS, as_json=False, empty="")
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def test_rows_are_a_table_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, 100) == [
+        f"{'id':36}  sender            lag    why",
+        f"{'7' * 36}  anna@example.com  1.2 s  one two three four five six",
+        f"{'8' * 36}  bob@example.com",
+    ]
+
+
+def test_words_are_folded_and_ids_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, 84)[1:3] == [
+        f"{'7' * 36}  anna@example.com  1.2 s  one two three four",
+        f"{'':63}five six",
+    ]
+
+
+def test_rows_are_paragraphs_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, 80) == [
+        f"id      {'7' * 36}",
+        "sender  anna@example.com",
+        "lag     1.2 s",
+        "why     one two three four five six",
+        "",
+        f"id      {'8' * 36}",
+        "sender  bob@example.com",
+    ]
+
+
+def test_in_a_pipe_a_row_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, 30, terminal=False) == shown(monkeypatch, 100)
 
 
 def test_no_colours_where_nobody_sees_them(capsys: pytest.CaptureFixture[str]) -> None:
