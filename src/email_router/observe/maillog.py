@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO, cast
 
 import structlog
 
 from email_router.model.errors import RouterError
+from email_router.model.outgoing import LedgerRow, SendState
 from email_router.model.receipt import Decision, Receipt
 
 log = structlog.get_logger("mail")
@@ -25,20 +26,23 @@ _STEERING = (
 )
 STEERING = frozenset(n for first, last in _STEERING for n in range(first, last + 1))
 """What steers a terminal, turns the direction of its text, or is no letter: ids and subjects come from strangers."""
+SHOWN = 3
+"""Recipients of an email that its line names; there may be hundreds."""
 _ONE_LINE = dict.fromkeys(STEERING, "\N{REPLACEMENT CHARACTER}") | {9: " ", 10: " ", 13: " "}
 _MANY_LINES = {n: letter for n, letter in _ONE_LINE.items() if n not in (9, 10)}
 
 
 def configure(form: str = "console", level: str = "info") -> None:
     """Write to standard error: `console` lines for people, `json` for programs."""
+    people = form == "console"
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
-    if form == "console":
-        renderer = _Plain(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0))
+    if people:
+        renderer = _Plain(_COLOURS if sys.stderr.isatty() else {})
     threshold = getattr(logging, level.upper())
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("iso", utc=True),
+            structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%SZ" if people else "iso", utc=True),
             structlog.processors.format_exc_info,
             renderer,
         ],
@@ -60,31 +64,46 @@ class _StandardError:
         sys.stderr.flush()
 
 
-class _Plain:
-    """One line per event whatever stands in it; a traceback keeps its own."""
+_COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m"}
 
-    def __init__(self, renderer: structlog.typing.Processor) -> None:
-        self._renderer = renderer
+
+class _Plain:
+    """One line per event whatever stands in it, what matters first and without what is empty; a traceback keeps its
+    own. A value of several words stands in double quotes, and those within it become single ones."""
+
+    def __init__(self, colours: Mapping[str, str]) -> None:
+        self._colours = colours
 
     def __call__(
         self, logger: object, method: str, event: structlog.typing.EventDict
     ) -> structlog.typing.ProcessorReturnValue:
-        for key, value in event.items():
-            if isinstance(value, str):
-                event[key] = value.translate(_MANY_LINES if key == "exception" else _ONE_LINE)
-        return self._renderer(logger, method, event)
+        level, trace = str(event.pop("level")), str(event.pop("exception", ""))
+        head = [str(event.pop("timestamp")), level, str(event.pop("event")).translate(_ONE_LINE)]
+        if level == "info":
+            head.remove(level)
+        words = [f"{key}={_value(value)}" for key, value in event.items() if value not in ("", None)]
+        line = "  ".join((*head, " ".join(words)))
+        colour = self._colours.get(level, "")
+        if colour:
+            line = f"{colour}{line}\x1b[0m"
+        return line + ("\n" + trace.translate(_MANY_LINES) if trace else "")
+
+
+def _value(value: object) -> str:
+    text = str(value).translate(_ONE_LINE)
+    return '"' + text.replace('"', "'") + '"' if " " in text or '"' in text else text
 
 
 def decided(receipt: Receipt, decision: Decision) -> None:
     log.info(
         decision.outcome.value,
-        deployment=receipt.deployment,
         mailbox=receipt.key.mailbox,
-        item=receipt.key.item,
-        message_id=decision.message_id,
         sender=decision.sender,
         reason=decision.reason,
         why=decision.why[0] if decision.why else "",
+        message_id=decision.message_id,
+        deployment=receipt.deployment,
+        item=receipt.key.item,
     )
 
 
@@ -93,8 +112,18 @@ def postponed(receipts: Sequence[Receipt], seconds: float, error: RouterError) -
     log.warning("postponed", messages=len(receipts), where=", ".join(places), seconds=round(seconds), error=str(error))
 
 
-def sent(deployment: str, sender: str, message_id: str, state: str, said: str) -> None:
-    log.info("outgoing", state=state, deployment=deployment, sender=sender, message_id=message_id, said=said)
+def sent(row: LedgerRow, state: SendState, said: str) -> None:
+    """One attempt, and for whom it was."""
+    more = f" and {len(row.pending) - SHOWN} more" if len(row.pending) > SHOWN else ""
+    log.info(
+        "outgoing",
+        state=state.value,
+        sender=row.sender,
+        recipients=", ".join(row.pending[:SHOWN]) + more,
+        said=said,
+        message_id=row.stamps.message_id,
+        deployment=row.deployment,
+    )
 
 
 def waiting_for_database(state: str, error: RouterError) -> None:

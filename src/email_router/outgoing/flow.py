@@ -140,7 +140,7 @@ async def _send_all(
                 failed.append(error)
                 return
             report.states[attempt.state] = report.states.get(attempt.state, 0) + 1
-            maillog.sent(row.deployment, row.sender, row.stamps.message_id, attempt.state.value, attempt.said)
+            maillog.sent(row, attempt.state, attempt.said)
             if stop is not None:
                 failed.append(stop)
             if failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ import structlog
 from email_router.model.errors import Transient
 from email_router.model.ids import new_id
 from email_router.model.message import DeliveryKey
+from email_router.model.outgoing import LedgerRow, SendState, Stamps
 from email_router.model.receipt import Decision, Outcome, Receipt
 from email_router.observe import maillog
 from tests.unit.tracking.people import NOW
@@ -28,11 +30,16 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     structlog.reset_defaults()
 
 
+def row(sender: str, *pending: str) -> LedgerRow:
+    stamps = Stamps("m@acme.test", NOW, "e")
+    return LedgerRow(new_id(), new_id(), "sales", "relay", sender, stamps, SendState.PENDING, 0, pending)
+
+
 def say_all() -> int:
     receipt = Receipt(new_id(), "sales", DeliveryKey(HOSTILE, "INBOX", HOSTILE), NOW)
     maillog.decided(receipt, Decision(Outcome.FILED, HOSTILE, (HOSTILE,), message_id=HOSTILE, sender=HOSTILE))
     maillog.postponed([receipt], 5.0, Transient(HOSTILE, said=HOSTILE))
-    maillog.sent("sales", HOSTILE, HOSTILE, "sent", HOSTILE)
+    maillog.sent(row(HOSTILE, HOSTILE), SendState.SENT, HOSTILE)
     maillog.mailbox_state(HOSTILE, "away", HOSTILE)
     return 4
 
@@ -44,6 +51,30 @@ def test_one_line_per_event_and_nothing_steers_the_terminal(capsys: pytest.Captu
     assert not {"\x1b", "\x9b", "\r", "\u202e", "\u2028", "\x07"} & set(said)
     assert said.count("\n") == number
     assert "a\ufffd[31mb" in said
+
+
+def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    maillog.configure("console")
+    receipt = Receipt(new_id(), "sales", DeliveryKey("help@acme.test", "INBOX", "7:12"), NOW)
+    maillog.decided(
+        receipt,
+        Decision(
+            Outcome.FILED, "AcceptAll", ("Accepted: it's all.", "More."), message_id="m@x.test", sender="a@x.test"
+        ),
+    )
+    maillog.sent(row("help@acme.test", "a@x.test"), SendState.SENT, "")
+    maillog.sent(row("help@acme.test", *(f"{n}@x.test" for n in "abcde")), SendState.PENDING, "450 later")
+    maillog.mailbox_state("help@acme.test", "away", 'nobody listens there: "Connection refused"')
+    lines = capsys.readouterr().err.splitlines()
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", line[:20]) for line in lines)
+    assert [line[22:] for line in lines] == [
+        'filed  mailbox=help@acme.test sender=a@x.test reason=AcceptAll why="Accepted: it\'s all." message_id=m@x.test '
+        "deployment=sales item=7:12",
+        "outgoing  state=sent sender=help@acme.test recipients=a@x.test message_id=m@acme.test deployment=sales",
+        'outgoing  state=pending sender=help@acme.test recipients="a@x.test, b@x.test, c@x.test and 2 more" '
+        'said="450 later" message_id=m@acme.test deployment=sales',
+        "warning  mailbox  mailbox=help@acme.test state=away error=\"nobody listens there: 'Connection refused'\"",
+    ]
 
 
 def test_a_traceback_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
