@@ -33,7 +33,7 @@ from email_router.crm.embedded.records import Records
 from email_router.incoming import flow as incoming
 from email_router.incoming.pushed import Intake
 from email_router.mail import imap, lmtp, maildir, pop3, smtp
-from email_router.model.errors import NeedsOperator, Transient
+from email_router.model.errors import NeedsOperator, Transient, said_by
 from email_router.model.ids import new_id
 from email_router.model.mailbox import MailboxKind, SourceAction
 from email_router.model.receipt import Term
@@ -608,7 +608,7 @@ def _make_spool(directory: Path, *, clean: bool) -> None:
         raise NeedsOperator(
             "The spool directory cannot be made",
             where=str(directory),
-            said=str(error),
+            said=said_by(error),
             cure="give this user the right to write there, or name another data directory",
             scope="router",
         ) from error

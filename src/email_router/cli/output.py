@@ -173,7 +173,7 @@ def report(error: BaseException) -> int:
         return NEEDS_OPERATOR
     if isinstance(error, RouterError):
         warn(Text.assemble(("Error: ", "bold red"), error.what))
-        for name, value in (("where", error.where), ("the other side said", error.said), ("to cure it", error.cure)):
+        for name, value in (("where", error.where), ("because", error.said), ("to cure it", error.cure)):
             if value:
                 warn(Text(f"  {name}: {value}"))
         return TEMPORARY if isinstance(error, Transient) else NEEDS_OPERATOR

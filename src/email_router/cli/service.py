@@ -34,7 +34,7 @@ from email_router.cli.output import (
     say,
     warn,
 )
-from email_router.model.errors import NeedsOperator, RouterError
+from email_router.model.errors import NeedsOperator, RouterError, said_by
 from email_router.model.settings import Credentials, Settings
 from email_router.observe import maillog
 from email_router.ports.mail import ProbeStep, SourceContext
@@ -175,7 +175,7 @@ def _settings_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise NeedsOperator(
-            "The settings file is no UTF-8 text", where=str(file), said=str(error), cure="save it as UTF-8"
+            "The settings file is no UTF-8 text", where=str(file), said=said_by(error), cure="save it as UTF-8"
         ) from error
     except OSError as error:
         raise NeedsOperator(

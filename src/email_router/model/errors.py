@@ -12,15 +12,29 @@ Foreign failures that no adapter's table knows are `Transient` with a try limit.
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Literal
 
 Scope = Literal["message", "mailbox", "profile", "deployment", "router"]
 
 
+_NUMBERS = re.compile(r"\[Errno (\d+)\]")
+_NOISE = re.compile(r"^\[Errno -?\d+\] | \(_ssl\.c:\d+\)$")
+
+
+def said_by(error: BaseException) -> str:
+    """What a foreign error says, for people: `Connection refused`, not
+    `Multiple exceptions: [Errno 111] Connect call failed ('::1', 143, 0, 0), …`."""
+    text = str(error) or type(error).__name__
+    numbers = dict.fromkeys(map(int, _NUMBERS.findall(text)))
+    return ", ".join(map(os.strerror, numbers)) if numbers else _NOISE.sub("", text)
+
+
 class RouterError(Exception):
     """An error with what a tired administrator needs: `what` happened, `where`, and the `cure`.
 
-    `said` holds the other side's own words, if it said any.
+    `said` holds the words of the server or of the system, if it said any.
     """
 
     def __init__(self, what: str, *, where: str = "", cure: str = "", said: str = "", scope: Scope = "message") -> None:
@@ -36,7 +50,7 @@ class RouterError(Exception):
         if self.where:
             parts.append(f"({self.where})")
         if self.said:
-            parts.append(f'- the server said: "{self.said}"')
+            parts[-1] += f': "{self.said}"'
         if self.cure:
             parts.append(f"- to cure it: {self.cure}")
         return " ".join(parts)

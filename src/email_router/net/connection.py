@@ -8,16 +8,18 @@ refuses us is for the operator.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import ipaddress
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from email_router.model.errors import NeedsOperator, RouterError, Transient
+from email_router.model.errors import NeedsOperator, RouterError, Transient, said_by
 from email_router.model.settings import ServerSettings, TlsMode
 from email_router.net import proxy
 
@@ -158,7 +160,7 @@ def context(server: ServerSettings, where: str) -> ssl.SSLContext:
         raise NeedsOperator(
             f"the file with trusted authorities {server.ca_file} cannot be used",
             where=where,
-            said=str(error),
+            said=said_by(error),
             cure="it must be readable and hold certificates in PEM form",
             scope="profile",
         ) from error
@@ -207,16 +209,17 @@ def _check_address(peer: str, port: int, where: str, *, ours: bool) -> None:
 def _unreachable(error: Exception, server: ServerSettings, where: str) -> RouterError:
     if isinstance(error, socket.gaierror | UnicodeError):
         cure = f"correct the host name {server.host!r}, or the name server of this machine"
-        return Transient("the host name is unknown", where=where, said=str(error), cure=cure, scope="profile")
+        return Transient("the host name is unknown", where=where, said=said_by(error), cure=cure, scope="profile")
     if isinstance(error, TimeoutError):
         what = f"no connection within {server.connect_timeout:g} s"
         cure = "correct host and port, and see whether a firewall is in between"
         return Transient(what, where=where, cure=cure, scope="profile")
-    if isinstance(error, ConnectionRefusedError):
+    said = said_by(error)
+    if said == os.strerror(errno.ECONNREFUSED):  # by each address of the host
         cure = "start the mail server, or correct host and port"
-        return Transient("nobody listens there", where=where, said=str(error), cure=cure, scope="profile")
+        return Transient("nobody listens there", where=where, said=said, cure=cure, scope="profile")
     cure = "see whether this machine reaches the mail server"
-    return Transient("the server cannot be reached", where=where, said=str(error), cure=cure, scope="profile")
+    return Transient("the server cannot be reached", where=where, said=said, cure=cure, scope="profile")
 
 
 def _tls_failed(error: Exception, where: str) -> RouterError:
@@ -224,7 +227,7 @@ def _tls_failed(error: Exception, where: str) -> RouterError:
         return NeedsOperator(
             f"the server's certificate is not to be trusted: {error.verify_message}",
             where=where,
-            said=str(error),
+            said=said_by(error),
             cure="name its authority in ca_file, pin its fingerprint in pinned_sha256, or have the certificate renewed;"
             " the host name must be one that the certificate names",
             scope="profile",
@@ -233,14 +236,14 @@ def _tls_failed(error: Exception, where: str) -> RouterError:
         return NeedsOperator(
             "no TLS could be agreed on with the server",
             where=where,
-            said=str(error),
+            said=said_by(error),
             cure="check port and TLS mode (implicit and starttls use different ports) and minimum_tls",
             scope="profile",
         )
     return Transient(
         "the connection was lost while TLS was set up",
         where=where,
-        said=str(error) or type(error).__name__,
+        said=said_by(error),
         cure="check port and TLS mode (implicit and starttls use different ports)",
         scope="profile",
     )

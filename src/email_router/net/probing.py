@@ -6,8 +6,8 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from email_router.model.errors import RouterError
-from email_router.model.settings import ServerSettings
+from email_router.model.errors import RouterError, said_by
+from email_router.model.settings import ServerSettings, TlsMode
 from email_router.ports.mail import ProbeStep
 
 Step = tuple[str, str, Callable[[], Awaitable[str]]]
@@ -31,7 +31,7 @@ async def _tried(name: str, tried: str, trial: Callable[[], Awaitable[str]]) -> 
         return ProbeStep(name, False, tried, said=said, cure=error.cure or "see what the server said")
     except (OSError, UnicodeError) as error:  # UnicodeError: no host name could look like that
         cure = "correct the host name, or the name server of this machine"
-        return ProbeStep(name, False, tried, said=str(error), cure=cure)
+        return ProbeStep(name, False, tried, said=said_by(error), cure=cure)
 
 
 async def _resolved(server: ServerSettings) -> str:
@@ -39,6 +39,14 @@ async def _resolved(server: ServerSettings) -> str:
         return "left to the proxy"
     found = await asyncio.get_running_loop().getaddrinfo(server.host, None, type=socket.SOCK_STREAM)
     return ", ".join(dict.fromkeys(str(address[4][0]) for address in found))
+
+
+_MODES = {TlsMode.NONE: "no TLS", TlsMode.STARTTLS: "STARTTLS", TlsMode.IMPLICIT: "TLS from the start"}
+
+
+def encrypted(mode: TlsMode) -> str:
+    """How a connection shall be encrypted, for the step that makes it."""
+    return _MODES[mode]
 
 
 def encryption(in_use: str) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from email_router.model.errors import NeedsOperator
+from email_router.model.errors import NeedsOperator, said_by
 
 
 async def resolve(reference: str, stored: Callable[[str], Awaitable[str]], where: str) -> str:
@@ -29,5 +29,5 @@ async def resolve(reference: str, stored: Callable[[str], Awaitable[str]], where
         except (OSError, UnicodeDecodeError) as error:
             cure = "correct the path, or give the user of the router the right to read it"
             what = f"The file {name} with the password cannot be read"
-            raise NeedsOperator(what, where=where, said=str(error), cure=cure) from error
+            raise NeedsOperator(what, where=where, said=said_by(error), cure=cure) from error
     return await stored(name)

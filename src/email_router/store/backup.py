@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from email_router.model.errors import NeedsOperator
+from email_router.model.errors import NeedsOperator, said_by
 from email_router.net.postgres import transaction
 from email_router.store.embedded import wheel_binaries
 
@@ -84,11 +84,14 @@ def read_manifest(file: Path) -> dict[str, Any]:
         with tarfile.open(file) as whole:
             member = whole.extractfile(MANIFEST)
             manifest: dict[str, Any] = json.loads(member.read()) if member is not None else {}
-    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+    except OSError as error:
+        raise NeedsOperator(
+            "The backup cannot be read", where=str(file), said=said_by(error), cure="correct the path or its rights"
+        ) from error
+    except (tarfile.TarError, KeyError, ValueError) as error:
         raise NeedsOperator(
             "This file is no backup of the Email Router",
             where=str(file),
-            said=str(error),
             cure="name a file that `email-router backup` wrote",
         ) from error
     if manifest.get("format") != FORMAT:
@@ -132,7 +135,7 @@ def _writable(directory: Path) -> Path:
         raise NeedsOperator(
             "The directory for the backup cannot be made",
             where=str(directory),
-            said=str(error),
+            said=said_by(error),
             cure="name another one",
         ) from error
     if not os.access(directory, os.W_OK):
@@ -156,7 +159,7 @@ def _pack(manifest: dict[str, Any], dump: Path, whole: Path, file: Path) -> None
         raise NeedsOperator(
             "The backup could not be written",
             where=str(file),
-            said=str(error),
+            said=said_by(error),
             cure="free space, or name another place",
         ) from error
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from email_router.model.errors import NeedsOperator
+from email_router.model.errors import NeedsOperator, said_by
 from email_router.net.postgres import transaction
 
 CREDENTIAL = "email-router-key"
@@ -63,7 +63,7 @@ def _encoded_key(environ: Mapping[str, str], key_file: Path | None) -> tuple[str
     except (OSError, UnicodeDecodeError) as error:
         cure = "run this as the user of the router, or give that user the right to read it"
         raise NeedsOperator(
-            "The key file cannot be read", where=str(path), said=str(error), cure=cure, scope="router"
+            "The key file cannot be read", where=str(path), said=said_by(error), cure=cure, scope="router"
         ) from error
 
 

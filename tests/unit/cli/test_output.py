@@ -138,7 +138,7 @@ def test_no_colours_where_nobody_sees_them(capsys: pytest.CaptureFixture[str]) -
     output.report(NeedsOperator("what", where="where", cure="cure", said="said"))
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == "Error: what\n  where: where\n  the other side said: said\n  to cure it: cure\n"
+    assert said.err == "Error: what\n  where: where\n  because: said\n  to cure it: cure\n"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from datetime import timedelta
 from email_router.mail.imap.answers import search_date
 from email_router.mail.imap.client import Client
 from email_router.mail.imap.settings import ImapSettings
-from email_router.model.settings import TlsMode
-from email_router.net.probing import encryption, probed
+from email_router.net.probing import encrypted, encryption, probed
 from email_router.ports.mail import ProbeStep, SourceContext
 
 
@@ -26,7 +25,7 @@ class ImapProbe:
         settings = self._settings
         address = f"{settings.host}:{settings.port or settings.default_port}"
         steps = (
-            ("connect", f"connect to {address} ({_TLS[settings.tls]})", self._connect),
+            ("connect", f"connect to {address} ({encrypted(settings.tls)})", self._connect),
             ("log in", f"log in as {self._context.login.username}", self._log_in),
             ("open folder", f"open {self._folder}", self._open),
             ("rights", f"open {self._folder} for changes", self._rights),
@@ -76,10 +75,3 @@ class ImapProbe:
         if "UIDPLUS" in self._client.capabilities:
             return "by copying and deleting exactly the copied messages (UIDPLUS)"
         return "without UIDPLUS: moved and deleted messages stay marked as deleted until another program expunges them"
-
-
-_TLS = {
-    TlsMode.NONE: "no TLS",
-    TlsMode.STARTTLS: "STARTTLS",
-    TlsMode.IMPLICIT: "TLS from the start",
-}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from email_router.mail.imap.answers import Part, Status, status
-from email_router.model.errors import Transient
+from email_router.model.errors import Transient, said_by
 from email_router.model.message import Content
 from email_router.net.connection import Connection
 
@@ -222,7 +222,7 @@ class Transport:
         except TimeoutError:
             raise self._broken(f"the server took nothing for {self._timeout:g} seconds") from None
         except OSError as error:
-            raise self._broken("the connection was lost", str(error)) from error
+            raise self._broken("the connection was lost", said_by(error)) from error
 
     # -- reading
 
@@ -324,7 +324,7 @@ class Transport:
         except TimeoutError:
             raise self._broken("the server did not answer in time") from None
         except OSError as error:
-            raise self._broken("the connection was lost", str(error)) from error
+            raise self._broken("the connection was lost", said_by(error)) from error
         if not data:
             raise self._broken("the server closed the connection")
         self._room -= len(data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import ssl
 
-from email_router.model.errors import Fenced, NeedsOperator, RouterError
+from email_router.model.errors import Fenced, NeedsOperator, RouterError, said_by
 
 LONGEST = 200
 LOOK_AGAIN = 30.0
@@ -47,7 +47,7 @@ def no_certificate(error: Exception, where: str) -> NeedsOperator:
 
 
 def _needs(what: str, error: Exception, where: str, cure: str) -> NeedsOperator:
-    return NeedsOperator(what, where=where, said=str(error), cure=cure, scope="profile", retry_after=LOOK_AGAIN)
+    return NeedsOperator(what, where=where, said=said_by(error), cure=cure, scope="profile", retry_after=LOOK_AGAIN)
 
 
 def _plain(words: str) -> str:

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from email_router.mail.pop3 import errors
 from email_router.mail.pop3.settings import Pop3Settings
-from email_router.model.errors import NeedsOperator, RouterError, Transient
+from email_router.model.errors import NeedsOperator, RouterError, Transient, said_by
 from email_router.model.settings import AuthMechanism, TlsMode
 from email_router.net import sasl
 from email_router.net.connection import Connection, awaiting_the_greeting, connect
@@ -279,7 +279,7 @@ class Client:
         except TimeoutError as error:
             raise await self._broken(f"the server did not answer in time ({doing})") from error
         except OSError as error:
-            raise await self._broken(f"the connection was lost ({doing})", str(error)) from error
+            raise await self._broken(f"the connection was lost ({doing})", said_by(error)) from error
         if not data:
             raise await self._broken(f"the server closed the connection ({doing})")
         return data

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from email_router.mail.pop3.client import Client
 from email_router.mail.pop3.settings import Pop3Settings
 from email_router.model.errors import RouterError
-from email_router.net.probing import encryption, probed
+from email_router.net.probing import encrypted, encryption, probed
 from email_router.ports.mail import ProbeStep, SourceContext
 
 
@@ -23,7 +23,7 @@ class Pop3Probe:
         settings = self._settings
         address = f"{settings.host}:{settings.port or settings.default_port}"
         steps = (
-            ("connect", f"connect to {address} (TLS: {settings.tls.value})", self._connect),
+            ("connect", f"connect to {address} ({encrypted(settings.tls)})", self._connect),
             ("log in", f"log in as {self._context.login.username}", self._log_in),
             ("count", "count the messages", self._count),
             ("unique ids", "ask for the messages' unique ids (UIDL)", self._unique),

@@ -15,7 +15,7 @@ from contextlib import suppress
 from email_router.mail.smtp import errors
 from email_router.mail.smtp.errors import Reply
 from email_router.mail.smtp.settings import SmtpSettings
-from email_router.model.errors import NeedsOperator, Permanent, RouterError, Transient
+from email_router.model.errors import NeedsOperator, Permanent, RouterError, Transient, said_by
 from email_router.model.message import Content
 from email_router.model.outgoing import Envelope
 from email_router.model.settings import AuthMechanism, TlsMode
@@ -348,7 +348,7 @@ class Client:
 
     async def _broken(self, what: str, error: Exception | str = "") -> Transient:
         await self.close()
-        said = str(error) or (type(error).__name__ if error else "")
+        said = error if isinstance(error, str) else said_by(error)
         return Transient(what, where=self.where, said=said, cure="see whether the mail server is well", scope="profile")
 
     async def _given_up(self, error: RouterError) -> RouterError:

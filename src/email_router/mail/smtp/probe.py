@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from email_router.mail.smtp.client import Client
 from email_router.mail.smtp.settings import SmtpSettings
 from email_router.model.settings import AuthMechanism
-from email_router.net.probing import encryption, probed
+from email_router.net.probing import encrypted, encryption, probed
 from email_router.ports.mail import Login, ProbeStep
 
 
@@ -21,7 +21,7 @@ class SmtpProbe:
 
     async def probe(self) -> AsyncIterator[ProbeStep]:
         steps = (
-            ("connect", f"connect to {self._client.where} (TLS: {self._settings.tls.value})", self._connect),
+            ("connect", f"connect to {self._client.where} ({encrypted(self._settings.tls)})", self._connect),
             ("log in", f"log in as {self._login.username or 'nobody'}", self._log_in),
             ("abilities", "ask what the server can", self._abilities),
         )
