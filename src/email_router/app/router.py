@@ -67,7 +67,7 @@ from email_router.store.shards import Shards
 from email_router.store.undeliverable import Undeliverable
 from email_router.web.status import Snapshot
 from email_router.work.chore import Chore
-from email_router.work.engine import Engine
+from email_router.work.engine import STALE, Engine
 from email_router.work.pokes import Pokes
 from email_router.work.shard import shard_of
 from email_router.work.units import Rounds, Unit
@@ -196,6 +196,7 @@ class Router:
         settings = await self.settings()
         return Snapshot(
             revision=settings.revision,
+            routers=await self.installation.routers(STALE),
             hold=await self.ledger.held(),
             mailboxes=await self.listing(),
             outcomes=await self.decisions.counts(),

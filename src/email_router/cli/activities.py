@@ -13,11 +13,12 @@ from cyclopts import App, Parameter
 
 from email_router.app import Crm
 from email_router.cli.common import HERE, Common, Deployment, crm_of, router
-from email_router.cli.crm import an_address, told, word
+from email_router.cli.crm import an_address, told
 from email_router.cli.output import OK, print_facts, print_json, print_rows, say
 from email_router.crm.embedded.writing import Draft
 from email_router.mime.addresses import parse as parse_addresses
 from email_router.model.errors import NeedsOperator
+from email_router.model.evidence import word_for
 from email_router.model.message import Address
 
 Words = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -90,7 +91,7 @@ def _readable(found: Mapping[str, Any]) -> dict[str, Any]:
     """An activity in the order in which people read an email; all of it is in --json."""
     parties = found["parties"] or []
     people = {role: [_party(p) for p in parties if p["role"] == role] for role in ("from", "to", "cc", "bcc")}
-    regarding = f"{word(found['regarding_type'])} {found['regarding_name']}"
+    regarding = f"{word_for(found['regarding_type'])} {found['regarding_name']}"
     return {
         "id": found["id"],
         "status": f"{found['status']} ({found['direction']})",

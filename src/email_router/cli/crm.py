@@ -15,6 +15,7 @@ from email_router.cli.output import OK, print_json, print_rows, say
 from email_router.crm.embedded import organization
 from email_router.crm.embedded.actions import TYPES
 from email_router.model.errors import NeedsOperator
+from email_router.model.evidence import WORDS, word_for
 from email_router.model.ids import new_id
 from email_router.model.mailbox import AccessMethod, Approval, FilterOption, MailboxKind, Receiver
 
@@ -44,8 +45,7 @@ Approved = Annotated[
     ),
 ]
 
-_WORDS = {"incident": "case", "systemuser": "user"}
-_TYPES = {word: name for name, word in _WORDS.items()}
+_TYPES = {word: name for name, word in WORDS.items()}
 LISTED = ("name", "addresses", "id")
 
 
@@ -109,7 +109,7 @@ async def _list(kind: str, deployment: str, search: str, common: Common, columns
         rows = await crm.actions.records(kind, search)
     if not common.json:
         rows = [row | {"ticket": row["fields"].get("ticketnumber", ""), "tracks": _tracks(row)} for row in rows]
-    print_rows(rows, columns, as_json=common.json, empty=f"There is no {word(kind)} here.")
+    print_rows(rows, columns, as_json=common.json, empty=f"There is no {word_for(kind)} here.")
     return OK
 
 
@@ -313,14 +313,9 @@ def an_address(value: str) -> str:
     return value
 
 
-def word(kind: str) -> str:
-    """A type of record as people call it."""
-    return _WORDS.get(kind, kind)
-
-
 def _kind(kind: str) -> str:
     found = _TYPES.get(kind, kind)
     if found not in TYPES:
-        types = ", ".join(map(word, TYPES))
+        types = ", ".join(map(word_for, TYPES))
         raise NeedsOperator(f"{kind!r} is no type of record", cure=f"one of {types}")
     return found

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -40,7 +40,7 @@ from email_router.observe import maillog
 from email_router.ports.mail import ProbeStep, SourceContext
 from email_router.settings.difference import difference
 from email_router.settings.read import read as read_settings
-from email_router.web.status import CALM, is_private, served
+from email_router.web.status import CALM, PROFILES, as_json, is_private, served, troubles
 
 
 def register(app: App) -> None:
@@ -205,39 +205,47 @@ def _confirmed(question: str) -> bool:
 
 
 async def status(*, common: Common = HERE) -> int:
-    """How the router is: mailboxes, decisions, what waits. Exit code 1 when something needs attention.
+    """How the router is: what was received and sent, what waits. Exit code 1 when something needs attention.
 
-    Attention is needed when a mailbox or a profile has a problem, when outgoing mail is held, and when a message is
-    undeliverable. Works beside a running router, and without one.
+    Attention is needed when no router runs, when a mailbox or a profile has a problem, when outgoing mail is held, when
+    a message is undeliverable, and when an email is uncertain. Each is told with its cure on standard error; in JSON,
+    `attention` lists them. Works beside a running router, and without one.
     """
     async with router(common) as made:
         now = await made.snapshot()
-    bad = [m for m in now.mailboxes if m["state"] not in CALM]
+    wrong = troubles(now)
     if common.json:
-        print_json(now)
+        print_json(as_json(now))
     else:
         print_facts(
             {
-                "revision": now.revision or "none published",
+                "settings": f"revision {now.revision}" if now.revision else "none published",
+                "routers": f"{now.routers} running" if now.routers else "none runs",
                 "mailboxes": _how_many(now.mailboxes, profiles=False),
                 "profiles": _how_many(now.mailboxes, profiles=True),
+                "received in 24 h": _listed(now.outcomes),
+                "undeliverable now": now.undeliverable_open,
+                "sent in 24 h": _listed({name: n for name, n in now.outgoing.items() if name not in _NOW}),
+                **{f"{name} now": now.outgoing.get(name, 0) for name in _NOW},
                 "outgoing hold": now.hold or "no",
-                **{f"decided {name} in 24 h": number for name, number in sorted(now.outcomes.items())},
-                **{_how_old(name): number for name, number in sorted(now.outgoing.items())},
-                "undeliverable open": now.undeliverable_open,
             }
         )
-        for mailbox in bad:
-            warn(Text(f"{mailbox['name']}: {mailbox['state']}: {mailbox['error']}", "red"))
-    return FAILED if bad or now.hold or now.undeliverable else OK
+        for trouble in wrong:
+            warn(Text(trouble.what, "red"))
+            warn(Text(f"    to cure it: {trouble.cure}"))
+    return FAILED if wrong else OK
 
 
-def _how_old(state: str) -> str:
-    return f"outgoing {state}" if state in ("pending", "uncertain") else f"outgoing {state} in 24 h"
+_NOW = ("pending", "uncertain")
+"""States of outgoing mail that are counted however old it is."""
+
+
+def _listed(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in sorted(numbers.items()) if number) or "nothing"
 
 
 def _how_many(rows: Sequence[dict[str, Any]], *, profiles: bool) -> str:
-    mine = [m for m in rows if m["name"].startswith(("outgoing ", "incoming ")) is profiles]
+    mine = [m for m in rows if m["name"].startswith(PROFILES) is profiles]
     bad = [m for m in mine if m["state"] not in CALM]
     return f"{len(mine)}, {len(bad) or 'none'} with a problem" if mine else "none"
 

@@ -457,7 +457,8 @@ def _conclusion(group: Sequence[Told], kept: Collection[Outcome]) -> Conclusion:
         traceback=first.traceback,
     )
     raw = first.seen.raw.content if first.outcome in kept else None
-    return Conclusion(first.seen.receipt, decision, raw, str(error or ""), error.cure if error is not None else "")
+    cause, cure = (error.cause, error.cure) if error is not None else ("", "")
+    return Conclusion(first.seen.receipt, decision, raw, cause, cure)
 
 
 def _orphan(seen: Seen) -> Conclusion:
@@ -467,20 +468,20 @@ def _orphan(seen: Seen) -> Conclusion:
 
 def _missing(receipt: Receipt, error: Permanent | None) -> Conclusion:
     if error is not None:
-        return _unreadable(receipt, str(error), error.cure)
+        return _unreadable(receipt, error.cause, error.cure)
     why = "The message was gone from the mailbox before it could be read again."
     return Conclusion(receipt, Decision(Outcome.VANISHED, "vanished", (why,)))
 
 
 def _unreadable(receipt: Receipt, said: str, cure: str) -> Conclusion:
-    decision = Decision(Outcome.UNDELIVERABLE, "unreadable", (f"The server would not give this message: {said}",))
-    return Conclusion(receipt, decision, None, f"The server would not give this message: {said}", cure)
+    cause = f"This message could not be read: {said}"
+    return Conclusion(receipt, Decision(Outcome.UNDELIVERABLE, "unreadable", (cause,)), None, cause, cure)
 
 
 def _without_content(batch: Batch, receipts: Sequence[Receipt]) -> list[Conclusion]:
     """Messages that were only listed: those the server would not give, and those that are too old."""
     said, passed = dict(batch.unreadable), frozenset(batch.passed)
-    cure = "read it with another mail program; retry it when the server gives it"
+    cure = "read it with another mail program; retry it when what is said is cured"
     old = Decision(Outcome.TOO_OLD, "too old", ("It was received before this mailbox's threshold date.",))
     unreadable = [_unreadable(r, said[r.key], cure) for r in receipts if r.key in said]
     return unreadable + [Conclusion(r, old) for r in receipts if r.key in passed]

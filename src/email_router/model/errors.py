@@ -45,15 +45,15 @@ class RouterError(Exception):
         self.said = said
         self.scope: Scope = scope
 
+    @property
+    def cause(self) -> str:
+        """What happened, where, and what was said; the cure stands apart."""
+        where = f" ({self.where})" if self.where else ""
+        said = f': "{self.said}"' if self.said else ""
+        return self.what + where + said
+
     def __str__(self) -> str:
-        parts = [self.what]
-        if self.where:
-            parts.append(f"({self.where})")
-        if self.said:
-            parts[-1] += f': "{self.said}"'
-        if self.cure:
-            parts.append(f"- to cure it: {self.cure}")
-        return " ".join(parts)
+        return f"{self.cause} - to cure it: {self.cure}" if self.cure else self.cause
 
 
 class Transient(RouterError):

@@ -46,6 +46,15 @@ class Evidence:
         return tuple(dict.fromkeys((*self.in_reply_to, *reversed(self.references))))
 
 
+WORDS = {"incident": "case", "systemuser": "user"}
+"""Types of records that people call otherwise."""
+
+
+def word_for(type: str) -> str:
+    """A type of record as people call it."""
+    return WORDS.get(type, type)
+
+
 @dataclass(frozen=True, slots=True)
 class RecordRef:
     """A CRM record by type and id. `type` is the logical name: contact, account, lead, systemuser, incident…"""
@@ -55,6 +64,11 @@ class RecordRef:
     name: str = ""
     owner: UUID | None = None
     active: bool = True
+
+    @property
+    def called(self) -> str:
+        """As people call it: `case The oven stops`."""
+        return f"{word_for(self.type)} {self.name}".strip()
 
 
 @dataclass(frozen=True, slots=True)

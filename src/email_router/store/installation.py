@@ -45,6 +45,20 @@ class Installation:
         async with transaction(self._engine) as db:
             await db.execute(text("UPDATE router.installation SET outgoing_hold = '', host = :host"), {"host": host})
 
+    async def routers(self, seconds: float) -> int:
+        """How many routers gave a sign of life within so long, by procrastinate's list; none before the first ran."""
+        async with transaction(self._engine) as db:
+            if (await db.execute(text("SELECT to_regclass('work.procrastinate_workers')"))).scalar() is None:
+                return 0
+            found = await db.execute(
+                text(
+                    "SELECT count(*) FROM work.procrastinate_workers "
+                    "WHERE last_heartbeat > now() - make_interval(secs => :seconds)"
+                ),
+                {"seconds": seconds},
+            )
+            return int(found.scalar_one())
+
 
 class Revisions:
     def __init__(self, engine: AsyncEngine) -> None:

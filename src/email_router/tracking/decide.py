@@ -97,16 +97,16 @@ def _why(
         Reason.ACCEPT_ALL: f"{_name(first)} {TAKES[FilterOption.ALL]}",
         Reason.CORRELATION_MATCH: f"{_name(first)} tracks replies, and {match.why}",
         Reason.SENDER_MATCH: f"{_name(first)} {TAKES[first.filter_option]}, and the sender is "
-        + (f"{record.type} {record.name}".strip() if record is not None else "known"),
+        + (record.called if record is not None else "known"),
     }
     lines = [f"Accepted: {because[reason]}."]
     sender = evidence.sender.address if evidence.sender is not None else ""
     if record is not None:
-        lines.append(f"Sender {sender} is {record.type} {record.name}.".replace(" .", "."))
+        lines.append(f"Sender {sender} is {record.called}.")
     else:
         lines.append(f"Sender {sender} matches no record and is kept as an address.")
     if match.parent is not None:
-        place = f" and is filed regarding {regarding.type} {regarding.name}".rstrip() if regarding is not None else ""
+        place = f" and is filed regarding {regarding.called}" if regarding is not None else ""
         lines.append(f"It belongs to an earlier conversation: {match.why}{place}.")
     else:
         lines.append(f"It starts a conversation: {match.why}.")
@@ -130,7 +130,7 @@ def _nobody(
             said += f", and this message answers none: {match.why}"
         elif receiver.filter_option is not FilterOption.NONE:
             sender = evidence.sender.address if evidence.sender is not None else "the sender"
-            said += f", and {sender} is " + (f"a {record.type}" if record is not None else "no record of this CRM")
+            said += f", and {sender} is " + (record.called if record is not None else "no record of this CRM")
         reasons.append(said)
     if not reasons:
         reasons.append("the mailbox was reached by Bcc, an alias or a list, and does not take all email messages")

@@ -64,4 +64,4 @@ def _parties(role: PartyRole, person: Address, records: Sequence[RecordRef]) -> 
 
 
 def _words(record: RecordRef) -> str:
-    return f"{record.type} {record.name}".strip()
+    return record.called

@@ -28,8 +28,12 @@ from email_router.net.connection import never_connect_to
 
 REFRESH = 5
 """Seconds after which a browser asks again."""
+TOLD = 10
+"""So many troubles are told on the page: an outage concerns every mailbox."""
 CALM = frozenset({"ok", "new", "not read", "disabled"})
 """States of a mailbox that need nobody's attention."""
+PROFILES = ("incoming ", "outgoing ")
+"""What the names of profiles begin with; mailboxes have addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,56 @@ class Snapshot:
     """What there is to see now."""
 
     revision: int
+    routers: int
+    """Routers that gave a sign of life a moment ago."""
     hold: str
     mailboxes: Sequence[dict[str, Any]]
+    """Profiles, too: their names begin with one of `PROFILES`."""
     outcomes: dict[str, int]
     outgoing: dict[str, int]
     decisions: Sequence[dict[str, Any]]
     undeliverable: Sequence[dict[str, Any]]
     undeliverable_open: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that needs attention, and what to do."""
+
+    what: str
+    cure: str
+
+
+def troubles(now: Snapshot) -> list[Trouble]:
+    """What needs attention, the worst first; nothing when all is well."""
+    found: list[Trouble] = []
+    if now.revision and not now.routers:
+        found.append(Trouble("No router runs: nothing is received and nothing is sent", "start it: email-router run"))
+    for row in now.mailboxes:
+        if row["state"] not in CALM:
+            what, _, cure = str(row["error"]).partition(" - to cure it: ")
+            found.append(Trouble(f"{row['name']}: {row['state']}: {what}", cure or f"see: {_probe(row['name'])}"))
+    if now.hold:
+        cure = "settle what is uncertain, make sure that the original does not run, then: email-router outgoing release"
+        found.append(Trouble(f"Outgoing mail is held: {now.hold}", cure))
+    if now.undeliverable_open:
+        many = "1 message is" if now.undeliverable_open == 1 else f"{now.undeliverable_open:,} messages are"
+        found.append(Trouble(f"{many} undeliverable", "see why and what each needs: email-router undeliverable list"))
+    uncertain = now.outgoing.get("uncertain", 0)
+    if uncertain:
+        many = "1 email is" if uncertain == 1 else f"{uncertain:,} emails are"
+        cure = "email-router outgoing list; look whether it arrived, then: email-router outgoing settle ID sent"
+        found.append(Trouble(f"{many} uncertain: handed over, and the answer was never seen", cure))
+    return found
+
+
+def _probe(name: str) -> str:
+    return "email-router mailboxes" if name.startswith(PROFILES) else f"email-router test-access {name}"
+
+
+def as_json(now: Snapshot) -> dict[str, Any]:
+    """All of it for programs: `attention` is empty when all is well."""
+    return {"attention": [asdict(trouble) for trouble in troubles(now)]} | asdict(now)
 
 
 Look = Callable[[], Awaitable[Snapshot]]
@@ -62,11 +109,11 @@ def application(look: Look, alive: Alive, *, private: bool) -> Starlette:
         try:
             return HTMLResponse(render(await seen(), private=private))
         except RouterError as error:
-            return HTMLResponse(_document(f'<p class="bad">{_text(error)}</p>'), 503)
+            return HTMLResponse(_document(_attention([Trouble(error.what, error.cure)])), 503)
 
     async def status(request: Request) -> Response:
         try:
-            return Response(json.dumps(asdict(await seen()), default=str), media_type="application/json")
+            return Response(json.dumps(as_json(await seen()), default=str), media_type="application/json")
         except RouterError as error:
             return Response(json.dumps({"error": str(error)}), 503, media_type="application/json")
 
@@ -171,50 +218,77 @@ def _bind(host: str, port: int) -> socket.socket:
 # -- the page
 
 
-def render(snapshot: Snapshot, *, private: bool = True) -> str:
-    parts = [_heads(snapshot)]
-    if snapshot.hold:
-        parts.append(f'<p class="bad">Outgoing mail is held: {_text(snapshot.hold)}</p>')
-    if not snapshot.revision:
-        parts.append("<p>No settings are published yet: <code>email-router publish settings.toml</code></p>")
-    parts.append(_section("Mailboxes and outgoing profiles", _MAILBOXES, snapshot.mailboxes))
-    if snapshot.undeliverable:
-        parts.append(_section("Undeliverable", _UNDELIVERABLE, snapshot.undeliverable))
+def render(now: Snapshot, *, private: bool = True) -> str:
+    wrong = troubles(now)
+    mailboxes = [row for row in now.mailboxes if not row["name"].startswith(PROFILES)]
+    profiles = [row for row in now.mailboxes if row["name"].startswith(PROFILES)]
+    parts = [_attention(wrong) if wrong or now.revision else _WAITING, _numbers(now)]
+    if private and now.undeliverable:
+        parts.append(_section("Undeliverable", _UNDELIVERABLE, now.undeliverable, ""))
+    none = "None is published yet: <code>email-router publish settings.toml</code>"
+    parts.append(_section("Mailboxes", _MAILBOXES, mailboxes, none))
+    if profiles:
+        parts.append(_section("Profiles", _PROFILES, profiles, ""))
     if private:
-        parts.append(_section("Latest decisions", _DECISIONS, snapshot.decisions))
+        parts.append(_section("Latest decisions", _DECISIONS, now.decisions, "No message was looked at yet."))
     else:
         parts.append("<p>Senders and subjects are shown only where nobody but this machine can reach this page.</p>")
-    return _document("".join(parts))
+    title = f"({len(wrong)}) Email Router" if wrong else "Email Router"
+    return _document("".join(parts), title)
 
 
-def _heads(snapshot: Snapshot) -> str:
-    facts = {
-        "tracked in 24 h": snapshot.outcomes.get("filed", 0),
-        "copies joined in 24 h": snapshot.outcomes.get("duplicate", 0),
-        "not tracked in 24 h": snapshot.outcomes.get("not-tracked", 0),
-        "undeliverable": snapshot.undeliverable_open,
-        "sent in 24 h": snapshot.outgoing.get("sent", 0),
-        "waiting to be sent": snapshot.outgoing.get("pending", 0),
-        "failed in 24 h": snapshot.outgoing.get("failed", 0),
-        "uncertain": snapshot.outgoing.get("uncertain", 0),
+_WAITING = '<section class="banner"><h2>Waiting for settings</h2></section>'
+
+
+def _attention(wrong: Sequence[Trouble]) -> str:
+    if not wrong:
+        return '<section class="banner good"><h2>All is well</h2></section>'
+    items = "".join(f"<li>{_text(one.what)}<small>{_text(one.cure)}</small></li>" for one in wrong[:TOLD])
+    if len(wrong) > TOLD:
+        items += f"<li>and {len(wrong) - TOLD:,} more: <code>email-router status</code></li>"
+    return f'<section class="banner bad"><h2>Needs attention</h2><ul>{items}</ul></section>'
+
+
+def _numbers(now: Snapshot) -> str:
+    received = {
+        "filed": now.outcomes.get("filed", 0),
+        "duplicates": now.outcomes.get("duplicate", 0),
+        "not tracked": now.outcomes.get("not-tracked", 0),
+        "undeliverable now": now.undeliverable_open,
     }
-    bad = {"undeliverable", "failed in 24 h", "uncertain"}
+    sent = {
+        "sent": now.outgoing.get("sent", 0),
+        "failed": now.outgoing.get("failed", 0),
+        "waiting now": now.outgoing.get("pending", 0),
+        "uncertain now": now.outgoing.get("uncertain", 0),
+    }
+    return f'<div class="numbers">{_cards("Received in 24 hours", received)}{_cards("Sent in 24 hours", sent)}</div>'
+
+
+_ALARMING = frozenset({"undeliverable now", "uncertain now"})
+
+
+def _cards(title: str, numbers: dict[str, int]) -> str:
     items = "".join(
-        f"<div{' class=bad' if name in bad and value else ''}><dt>{name}</dt><dd>{value}</dd></div>"
-        for name, value in facts.items()
+        f"<div{' class=bad' if name in _ALARMING and value else ''}><dt>{name}</dt><dd>{value:,}</dd></div>"
+        for name, value in numbers.items()
     )
-    return f"<dl>{items}</dl>"
+    return f"<section><h2>{title}</h2><dl>{items}</dl></section>"
 
 
 Column = tuple[str, Callable[[dict[str, Any]], str]]
 
 
-def _section(title: str, columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> str:
+def _section(title: str, columns: Sequence[Column], rows: Sequence[dict[str, Any]], empty: str) -> str:
     if not rows:
-        return f"<h2>{title}</h2><p>nothing yet</p>"
+        return f"<h2>{title}</h2><p>{empty}</p>"
     head = "".join(f'<th scope="col">{name}</th>' for name, _ in columns)
-    body = "".join("<tr>" + "".join(f"<td>{cell(row)}</td>" for _, cell in columns) + "</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(_cell(name, cell(row)) for name, cell in columns)}</tr>" for row in rows)
     return f"<h2>{title}</h2><div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _cell(name: str, shown: str) -> str:
+    return f'<td data-name="{name}">{shown}</td>'
 
 
 def _text(value: Any) -> str:
@@ -222,53 +296,63 @@ def _text(value: Any) -> str:
 
 
 def _when(value: datetime | None) -> str:
+    """How long ago, up to two hours; then the time, in the time zone of the machine."""
     if value is None:
-        return ""
+        return "never"
     seconds = (datetime.now(UTC) - value).total_seconds()
-    full = _text(f"{value:%Y-%m-%d %H:%M:%S %Z}")
-    if seconds < 120:
-        return f'<time title="{full}">{max(0, int(seconds))} s ago</time>'
-    if seconds < 7200:
-        return f'<time title="{full}">{int(seconds / 60)} min ago</time>'
-    return f"<time>{full}</time>"
+    local = value.astimezone()
+    words = f"{max(0, int(seconds))} s ago" if seconds < 120 else f"{int(seconds / 60)} min ago"
+    if seconds >= 7200:
+        words = f"{local:%Y-%m-%d %H:%M}"
+    return f'<time title="{_text(f"{local:%Y-%m-%d %H:%M:%S %Z}")}">{words}</time>'
 
 
 def _state(row: dict[str, Any]) -> str:
     mark = "good" if row["state"] == "ok" else "" if row["state"] in CALM else "bad"
-    return f'<span class="{mark}">{_text(row["state"])}</span>'
+    return f'<b class="{mark}">{_text(row["state"])}</b>'
+
+
+def _number(value: int) -> str:
+    return f"{value:,}" if value else "–"
+
+
+def _message(row: dict[str, Any]) -> str:
+    way = f"{_text(row['sender']) or '(no sender)'} → {_text(row['mailbox'])}"
+    return f"<b>{_text(row['subject']) or '(no subject)'}</b><small>{way}</small>"
+
+
+def _decision(row: dict[str, Any]) -> str:
+    mark = {"filed": "good", "duplicate": "good", "undeliverable": "bad"}.get(row["outcome"], "")
+    return f'<b class="whole {mark}">{_text(row["outcome"])}</b><small class=whole>{_text(row["reason"])}</small>'
 
 
 def _why(row: dict[str, Any]) -> str:
     first, *rest = str(row["why"]).split("\n")
-    if not rest:
-        return _text(first)
-    return f"<details><summary>{_text(first)}</summary>{''.join(f'<p>{_text(line)}</p>' for line in rest)}</details>"
+    return _text(first) + "".join(f"<small>{_text(line)}</small>" for line in rest)
 
 
+_NAME: Column = ("name", lambda r: _text(r["name"]))
+_LOOKED: Column = ("last looked at", lambda r: _when(r["polled"]))
 _MAILBOXES: Sequence[Column] = (
-    ("name", lambda r: _text(r["name"])),
+    _NAME,
     ("state", _state),
-    ("last looked at", lambda r: _when(r["polled"])),
-    ("open", lambda r: _text(r["waiting"])),
-    ("older, left alone", lambda r: _text(r["older"])),
-    ("lag", lambda r: f"{r['lag_seconds']:.1f} s" if r["lag_seconds"] is not None else ""),
-    ("error", lambda r: _text(r["error"])),
+    _LOOKED,
+    ("waiting", lambda r: _number(r["waiting"])),
+    ("delivery to outcome", lambda r: f"{r['lag_seconds']:.1f} s" if r["lag_seconds"] is not None else "–"),
+    ("older, left alone", lambda r: _number(r["older"])),
 )
+_PROFILES: Sequence[Column] = (_NAME, ("state", _state), _LOOKED)
 _DECISIONS: Sequence[Column] = (
     ("when", lambda r: _when(r["created"])),
-    ("mailbox", lambda r: _text(r["mailbox"])),
-    ("from", lambda r: _text(r["sender"])),
-    ("subject", lambda r: _text(r["subject"])),
-    ("decision", lambda r: f"<b>{_text(r['outcome'])}</b> {_text(r['reason'])}"),
+    ("message", _message),
+    ("decision", _decision),
     ("why", _why),
 )
 _UNDELIVERABLE: Sequence[Column] = (
     ("when", lambda r: _when(r["created"])),
-    ("mailbox", lambda r: _text(r["mailbox"])),
-    ("from", lambda r: _text(r["sender"])),
-    ("subject", lambda r: _text(r["subject"])),
-    ("cause", lambda r: _text(r["cause"])),
-    ("retry", lambda r: f"<code>email-router undeliverable retry {_text(r['id'])}</code>"),
+    ("message", _message),
+    ("cause", lambda r: f"{_text(r['cause'])}<small>{_text(r['cure'])}</small>"),
+    ("when that is cured", lambda r: f"<code>email-router undeliverable retry {_text(r['id'])}</code>"),
 )
 
 _HEADERS = {
@@ -279,26 +363,42 @@ _HEADERS = {
 }
 
 _STYLE = """
-:root { color-scheme: light dark; --line: light-dark(#d9dde3, #3a414b); --soft: light-dark(#5b6573, #9aa5b3);
-  --good: light-dark(#1b7f3b, #5fd184); --bad: light-dark(#b3261e, #ff8a80); --card: light-dark(#fff, #1d2229);
-  --page: light-dark(#f4f6f8, #14181d); }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 80rem; padding: 1.5rem;
+:root { color-scheme: light dark; --line: #d9dde3; --soft: #5b6573; --good: #1b7f3b; --bad: #b3261e; --card: #fff;
+  --page: #f4f6f8; --well: #e7f4eb; --ill: #fbeae9; }
+@media (prefers-color-scheme: dark) { :root { --line: #3a414b; --soft: #9aa5b3; --good: #5fd184; --bad: #ff8a80;
+  --card: #1d2229; --page: #14181d; --well: #17291d; --ill: #34201f; } }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 76rem; padding: 1.5rem;
   background: var(--page); }
-h1 { font-size: 1.4rem; margin: 0 0 1rem; } h2 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
-dl { display: flex; flex-wrap: wrap; gap: .75rem; margin: 0; }
-dl div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .6rem 1rem; }
+header, .numbers { display: flex; flex-wrap: wrap; gap: 0 1.5rem; align-items: baseline; }
+header p { color: var(--soft); font-size: .85rem; margin: 0 0 0 auto; } h1 { font-size: 1.4rem; margin: 0 0 .8rem; }
+h2 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
+small { display: block; color: var(--soft); font-size: .85rem; } b { font-weight: 600; }
+.banner { border: 1px solid; border-radius: 8px; padding: .7rem 1rem; background: var(--card); }
+.banner h2 { margin: 0; } .banner.good { background: var(--well); } .banner.bad { background: var(--ill); }
+.banner ul { margin: .4rem 0 0; padding-left: 1.2rem; } .banner li { overflow-wrap: anywhere; margin-top: .3rem; }
+dl { display: flex; flex-wrap: wrap; margin: 0; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px; }
+dl div { padding: .6rem 1rem; } dl div + div { border-left: 1px solid var(--line); }
 dt { color: var(--soft); font-size: .85rem; } dd { font-size: 1.5rem; font-variant-numeric: tabular-nums; margin: 0; }
 .wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; } th { color: var(--soft); font-weight: 600; font-size: .85rem; }
-th, td { padding: .45rem .75rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-tr:last-child td { border-bottom: 0; } time { white-space: nowrap; } details p { margin: .2rem 0; color: var(--soft); }
-.good { color: var(--good); } .bad, .bad dd { color: var(--bad); } code { font-size: .85rem; overflow-wrap: anywhere; }
+th, td { padding: .45rem .75rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
+  overflow-wrap: anywhere; }
+th { white-space: nowrap; } tr:last-child td { border-bottom: 0; } time { white-space: nowrap; }
+.whole { white-space: nowrap; }
+@media (max-width: 48rem) { thead { display: none; } tr { display: block; padding: .4rem 0;
+  border-bottom: 1px solid var(--line); } td { display: block; border: 0; padding: .1rem .75rem; }
+  td::before { content: attr(data-name) ": "; color: var(--soft); font-size: .85rem; } header p { margin: 0 0 .8rem; } }
+.good { color: var(--good); } .bad, .bad dt, .bad dd { color: var(--bad); } code { font-size: .85rem; }
 """
 
 
-def _document(body: str) -> str:
+def _document(body: str, title: str = "Email Router") -> str:
+    now = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    about = f"{_text(socket.gethostname())} · {now} · refreshed every {REFRESH} s"
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Email Router</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta http-equiv="refresh" content="{REFRESH}"><meta name="viewport" content="width=device-width">'
-        f"<style>{_STYLE}</style></head><body><h1>Email Router</h1><main>{body}</main></body></html>"
+        f"<style>{_STYLE}</style></head><body><header><h1>Email Router</h1><p>{about}</p></header>"
+        f"<main>{body}</main></body></html>"
     )

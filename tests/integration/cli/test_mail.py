@@ -22,7 +22,7 @@ from email_router.ports.store import Attempt
 from email_router.store.ledger import Ledger
 from email_router.store.shards import Shards
 from tests.fixtures.company import letter
-from tests.fixtures.terminal import Terminal, lines_of, written
+from tests.fixtures.terminal import Terminal, attention, lines_of, written
 
 pytestmark = pytest.mark.database
 
@@ -209,7 +209,7 @@ def test_what_is_undeliverable_is_kept_shown_and_retried(acme: Terminal, tmp_pat
     assert acme("undeliverable", "show", row["id"], "--json").row["traceback"]
     assert acme.finished("undeliverable", "show", "--raw", row["id"]).out.encode() == POISON
     assert lines_of(acme("undeliverable", "list").out, [row["id"], "poison"])
-    assert acme("status").code == 1
+    assert attention(acme) == ["1 message is undeliverable"]
     answer = acme("undeliverable", "retry")
     assert (answer.code, answer.err.splitlines()[0]) == (3, "Error: No message is named")
     sql(acme, "DROP TRIGGER refuse ON crm.activity")
@@ -218,7 +218,7 @@ def test_what_is_undeliverable_is_kept_shown_and_retried(acme: Terminal, tmp_pat
     answer = acme("undeliverable", "retry", "--all")
     assert (answer.code, answer.out) == (1, "None of these is open.\n")
     assert acme("undeliverable", "list", "--json").rows == []
-    assert acme("status").code == 0
+    assert attention(acme) == []
     gone = "01a21106-0fcd-75a6-8136-cde43c48c7e0"
     answer = acme("undeliverable", "show", gone)
     assert (answer.code, answer.err.splitlines()[0]) == (3, f"Error: There is no undeliverable message {gone}")
@@ -249,6 +249,7 @@ def test_what_is_uncertain_is_listed_and_settled(acme: Terminal) -> None:
     assert {row["id"] for row in rows} == set(ids.values())
     assert {(row["state"], row["last_error"]) for row in rows} == {("uncertain", "the connection was lost")}
     assert lines_of(acme("outgoing", "list").out, [ids["sent"], "uncertain", "the connection was lost"])
+    assert attention(acme) == ["3 emails are uncertain: handed over, and the answer was never seen"]
     assert acme("outgoing", "settle", ids["sent"], "sent").out == "It counts as sent.\n"
     assert acme("outgoing", "settle", ids["again"], "again", "--json").row == {"id": ids["again"], "verdict": "again"}
     assert acme("outgoing", "settle", ids["failed"], "failed").out == "It has failed.\n"
@@ -265,11 +266,11 @@ def test_a_hold_is_told_and_released(acme: Terminal) -> None:
     sql(acme, "UPDATE router.installation SET outgoing_hold = 'restored from a backup'")
     answer = acme("outgoing", "list")
     assert answer.err == "Outgoing mail is held: restored from a backup\n"
-    assert acme("status").code == 1
+    assert attention(acme) == ["Outgoing mail is held: restored from a backup"]
     assert lines_of(acme("doctor").out, ["FAILED outgoing: restored from a backup"])
     assert acme("outgoing", "release").out == "Released: restored from a backup\n"
     assert acme("outgoing", "release", "--json").row == {"released": ""}
-    assert acme("status").code == 0
+    assert attention(acme) == []
 
 
 # -- how the commands speak

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -96,7 +98,7 @@ def test_errors_name_the_line_and_the_cure_and_change_nothing(terminal: Terminal
             assert key in first and what in first
             assert second.startswith("    to cure it: ") and cure in second
             assert last.endswith("nothing was changed.")
-    assert "revision            1" in terminal("status").out
+    assert terminal("status", "--json").row["revision"] == 1
 
 
 def test_a_settings_file_that_cannot_be_read(terminal: Terminal, tmp_path: Path) -> None:
@@ -152,6 +154,25 @@ def test_status_mailboxes_and_doctor_agree(terminal: Terminal, settings: Path) -
         "help@acme.test": True,
     }
     assert all(check["cure"] == "" for check in answer.rows)
+
+
+def test_status_knows_whether_a_router_runs(terminal: Terminal, settings: Path, tmp_path: Path) -> None:
+    (tmp_path / "help@acme.test" / "new").mkdir(parents=True)
+    terminal("publish", settings)
+    answer = terminal("status")
+    assert (answer.code, answer.err.splitlines()) == (
+        1,
+        ["No router runs: nothing is received and nothing is sent", "    to cure it: start it: email-router run"],
+    )
+    router = terminal.process("run", stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while (status := terminal("status", "--json")).code and time.monotonic() < deadline:
+        assert router.poll() is None
+    assert (status.code, status.row["routers"], status.row["attention"]) == (0, 1, [])
+    router.terminate()
+    assert router.wait(30) == 0
+    status = terminal("status", "--json")
+    assert (status.code, status.row["routers"]) == (1, 0)
 
 
 def test_doctor_finds_a_password_that_cannot_be_had(terminal: Terminal, post: Post, tmp_path: Path) -> None:

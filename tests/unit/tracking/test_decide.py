@@ -102,7 +102,7 @@ def test_the_words_of_a_reply_and_of_an_unknown_sender() -> None:
         "Accepted: user Anna <anna@acme.test> tracks replies, and it answers <asked@acme.test>, named in In-Reply-To.",
         "Sender bob@customer.test matches no record and is kept as an address.",
         "It belongs to an earlier conversation: it answers <asked@acme.test>, named in In-Reply-To and is filed "
-        "regarding incident The case.",
+        "regarding case The case.",
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from email_router.model.errors import NeedsOperator, Transient
 from email_router.model.settings import ServerSettings, TlsMode
 from email_router.net.connection import connect
-from email_router.web.status import Snapshot, is_private, render, served
+from email_router.web.status import Snapshot, as_json, is_private, render, served, troubles
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e"
 
@@ -28,9 +28,10 @@ def snapshot(**changes: Any) -> Snapshot:
         "reason": "AcceptAll",
         "why": f"{HOSTILE}\nsecond reason",
     }
-    undeliverable = decision | {"cause": HOSTILE, "id": "7"}
+    undeliverable = decision | {"cause": HOSTILE, "cure": HOSTILE, "id": "7"}
     facts: dict[str, Any] = {
         "revision": 1,
+        "routers": 1,
         "hold": HOSTILE,
         "mailboxes": [mailbox | {"error": HOSTILE}],
         "outcomes": {"filed": 12},
@@ -66,8 +67,79 @@ async def get(address: str, path: str, host: str) -> tuple[int, dict[str, str], 
 def test_nothing_in_it_is_more_than_text() -> None:
     page = render(snapshot())
     assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;") == 6
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;") == 7
     assert "javascript:" not in page
+
+
+CALM: dict[str, Any] = {
+    "hold": "",
+    "mailboxes": [],
+    "outgoing": {},
+    "undeliverable": [],
+    "undeliverable_open": 0,
+}
+
+
+def test_nothing_is_wrong() -> None:
+    calm = snapshot(**CALM)
+    assert troubles(calm) == []
+    assert as_json(calm)["attention"] == []
+    page = render(calm)
+    assert "All is well" in page and "<title>Email Router</title>" in page
+    assert "Needs attention" not in page
+    page = render(snapshot(**CALM, revision=0, routers=0))
+    assert "Waiting for settings" in page and "All is well" not in page
+
+
+MAILBOX = {"name": "anna@x.test", "state": "ok", "polled": None, "waiting": 0, "older": 0, "lag_seconds": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "cure"),
+    [
+        ({"routers": 0}, "No router runs: nothing is received and nothing is sent", "email-router run"),
+        ({"hold": "restored"}, "Outgoing mail is held: restored", "email-router outgoing release"),
+        ({"undeliverable_open": 1}, "1 message is undeliverable", "email-router undeliverable list"),
+        ({"undeliverable_open": 1200}, "1,200 messages are undeliverable", "email-router undeliverable list"),
+        (
+            {"outgoing": {"sent": 5, "failed": 1, "pending": 3, "uncertain": 2}},
+            "2 emails are uncertain: handed over, and the answer was never seen",
+            "email-router outgoing settle ID sent",
+        ),
+        (
+            {"mailboxes": [MAILBOX | {"state": "away", "error": "nobody listens - to cure it: start the server"}]},
+            "anna@x.test: away: nobody listens",
+            "start the server",
+        ),
+        (
+            {"mailboxes": [MAILBOX | {"state": "broken", "error": "bug"}]},
+            "anna@x.test: broken: bug",
+            "email-router test-access anna@x.test",
+        ),
+    ],
+)
+def test_what_needs_attention_is_told_with_its_cure(changes: dict[str, Any], what: str, cure: str) -> None:
+    now = snapshot(**CALM | changes)
+    [trouble] = troubles(now)
+    assert trouble.what == what
+    assert trouble.cure.endswith(cure)
+    page = render(now)
+    assert f"<li>{what}<small>{trouble.cure}</small></li>" in page
+    assert "<title>(1) Email Router</title>" in page
+
+
+def test_an_outage_of_many_mailboxes_does_not_fill_the_page() -> None:
+    away = [MAILBOX | {"name": f"{n}@x.test", "state": "away", "error": "nobody listens"} for n in range(1012)]
+    page = render(snapshot(**CALM | {"mailboxes": away}))
+    assert page.count("nobody listens") == 10
+    assert "and 1,002 more" in page
+
+
+def test_profiles_stand_apart() -> None:
+    rows = [MAILBOX | {"state": "ok", "error": ""}, MAILBOX | {"name": "outgoing relay", "state": "ok", "error": ""}]
+    page = render(snapshot(**CALM | {"mailboxes": rows}))
+    mailboxes, profiles = page.index("<h2>Mailboxes</h2>"), page.index("<h2>Profiles</h2>")
+    assert mailboxes < page.index("anna@x.test") < profiles < page.index("outgoing relay")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8025", "localhost", "LOCALHOST:1", "[::1]:8025", "192.0.2.7"])

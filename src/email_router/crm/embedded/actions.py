@@ -15,6 +15,7 @@ from email_router.crm.embedded import bulk
 from email_router.crm.embedded.status import EmailStatus
 from email_router.crm.embedded.writing import Writing, stored_address
 from email_router.model.errors import Permanent
+from email_router.model.evidence import word_for
 from email_router.model.ids import first_id, new_id
 from email_router.model.mailbox import MailboxKind, Receiver
 from email_router.net.postgres import clean, transaction
@@ -50,7 +51,7 @@ class Actions(Writing):
             if known is None:
                 await self._insert(db, receiver.id, kind, receiver.name, receiver.owner, [address], None, {})
             elif known.type != kind:
-                raise Permanent(f"{address} is the {_word(known.type)} {known.name}", cure="choose another address")
+                raise Permanent(f"{address} is the {word_for(known.type)} {known.name}", cure="choose another address")
             identifier = UUID(str(known.id)) if known is not None else receiver.id
             await db.execute(_NAME, {"id": identifier, "name": clean(receiver.name), "owner": receiver.owner,
                                      "active": receiver.enabled})  # fmt: skip
@@ -201,10 +202,6 @@ def _access(identifier: UUID, receiver: Receiver) -> dict[str, Any]:
         "title": clean(receiver.case_title),
         "priority": receiver.case_priority,
     }
-
-
-def _word(kind: str) -> str:
-    return "user" if kind == "systemuser" else kind
 
 
 def _escaped(search: str) -> str:

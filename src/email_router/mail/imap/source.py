@@ -106,9 +106,9 @@ class ImapSource:
         for uid, meta in metas.items():
             if meta.size > self._settings.maximum_message_bytes:
                 raise Permanent(
-                    f"the message is too large: {self._too_much(uid, meta)}",
+                    _too_large(meta.size, self._settings.maximum_message_bytes),
                     where=f"{client.where}, folder {self._folder}, message {uid}",
-                    cure="raise the limit of the profile (maximum_message_bytes)",
+                    cure="raise maximum_message_bytes of the profile, then retry it",
                 )
         return metas, refused
 
@@ -389,7 +389,7 @@ class ImapSource:
         if self._strikes[uid] >= STRIKES:
             return f"the connection was lost {STRIKES} times while this message was read"
         limit = self._settings.maximum_message_bytes
-        return f"its {meta.size} bytes are more than the {limit} allowed" if meta and meta.size > limit else ""
+        return _too_large(meta.size, limit) if meta is not None and meta.size > limit else ""
 
     def _key(self, folder: Folder, uid: int) -> DeliveryKey:
         return DeliveryKey(self._context.mailbox, self._folder, f"{folder.uidvalidity}:{uid}")
@@ -420,6 +420,10 @@ class _Choice:
             self.last = self.uids[-1] if self.uids else 0
             self.unreadable = {uid: why for uid, why in self.unreadable.items() if uid <= self.last}
             self.older = [uid for uid in self.older if uid <= self.last]
+
+
+def _too_large(size: int, limit: int) -> str:
+    return f"it has {size:,} bytes, and maximum_message_bytes of the profile is {limit:,}"
 
 
 def read_cursor(cursor: Cursor) -> tuple[int, int]:

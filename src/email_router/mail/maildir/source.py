@@ -17,7 +17,7 @@ from pathlib import Path
 
 from email_router.mail.maildir.settings import MaildirSettings
 from email_router.mime.received import received_in
-from email_router.model.errors import NeedsOperator
+from email_router.model.errors import NeedsOperator, said_by
 from email_router.model.mailbox import SourceAction
 from email_router.model.message import Content, DeliveryKey, RawMessage
 from email_router.net.spool import Spool
@@ -102,12 +102,14 @@ class MaildirSource:
                 continue
             if _size(path) > self._settings.maximum_message_bytes:
                 most = self._settings.maximum_message_bytes
-                unreadable.append((key, f"it has {_size(path):,} bytes, and the profile takes at most {most:,}"))
+                unreadable.append(
+                    (key, f"it has {_size(path):,} bytes, and maximum_message_bytes of the profile is {most:,}")
+                )
                 continue
             try:
                 content = self._content(path)
             except OSError as error:
-                unreadable.append((key, str(error)))
+                unreadable.append((key, said_by(error)))
                 continue
             if content is not None:
                 items.append(RawMessage(key, content, received))

@@ -302,4 +302,4 @@ def _told_apart(items: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 def _too_large(size: int, settings: Pop3Settings) -> str:
-    return f"it has {size:,} bytes, and the profile takes at most {settings.maximum_message_bytes:,}"
+    return f"it has {size:,} bytes, and maximum_message_bytes of the profile is {settings.maximum_message_bytes:,}"
