@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -30,21 +32,19 @@ def register(app: App) -> None:
         app.command(command)
 
 
-async def timeline(
-    record: UUID | None = None, /, *, deployment: Deployment = "", limit: int = 50, common: Common = HERE
-) -> int:
+async def timeline(record: str = "", /, *, deployment: Deployment = "", limit: int = 50, common: Common = HERE) -> int:
     """Email of a record (a case, a contact …), oldest first; of the whole organization without one.
 
     Parameters
     ----------
     record
-        The id that `email-router crm cases` and the other lists show.
+        A case's ticket number, or the id that `email-router crm cases` and the other lists show.
     limit
         The newest so many.
     """
     async with router(common) as made:
         crm = await crm_of(made, deployment)
-        rows = await crm.actions.timeline(record, limit)
+        rows = await crm.actions.timeline(await crm.actions.record(record) if record else None, limit)
     columns = ("created", "direction", "status", "sender", "recipients", "subject", "regarding", "id")
     print_rows(rows, columns, as_json=common.json, empty="There is no email yet.")
     return OK
@@ -124,7 +124,7 @@ async def send(
     text: Words = "",
     attach: Sequence[Path] = (),
     answers: UUID | None = None,
-    regarding: UUID | None = None,
+    regarding: str = "",
     draft: bool = False,
     deployment: Deployment = "",
     common: Common = HERE,
@@ -134,20 +134,22 @@ async def send(
     It goes to Pending Send; the router takes it from there, at once if it runs. The subject gets its tracking token,
     the headers its conversation.
 
-    Example: `email-router crm send --from support@example.com --to carla@customer.example --subject Oven --text -`
+    Examples: `email-router crm send --from support@example.com --to carla@customer.example --subject Oven --text -` ·
+    `email-router crm send --from support@example.com --answers ID --text "We come tomorrow."`
 
     Parameters
     ----------
     sender
         Address of the user or queue.
     to
-        Recipients, each as an address or `"Name" <address>`; may be given several times.
+        Recipients, each as an address or `"Name" <address>`; may be given several times. An answer goes to who wrote
+        the email, unless others are named.
     cc
         Copies.
     bcc
         Blind copies: they are on no header.
     subject
-        The subject.
+        The subject; an answer has that of the email, with RE: before it, unless another is given.
     text
         The body; - reads it from standard input.
     attach
@@ -155,7 +157,7 @@ async def send(
     answers
         The email activity that it answers: it joins that conversation and record.
     regarding
-        The record that it belongs to.
+        The record that it belongs to: a case's ticket number, or the id of any record.
     draft
         Keep it as a draft; `email-router crm submit` sends it.
     """
@@ -167,14 +169,33 @@ async def send(
         body,
         tuple(_people(cc)),
         tuple(_people(bcc)),
-        regarding=regarding,
         answers=answers,
         attachments=tuple(_attached(path) for path in attach),
     )
     async with router(common) as made:
         crm = await crm_of(made, deployment)
+        if regarding:
+            written = replace(written, regarding=await crm.actions.record(regarding))
+        if answers is not None:
+            written = await _answering(crm, answers, written)
         identifier = await (crm.actions.save(written) if draft else crm.actions.send(written))
-    return told("Draft" if draft else "email in Pending Send", subject, identifier, common)
+    return told("draft" if draft else "Pending Send", f'"{written.subject}"', identifier, common)
+
+
+async def _answering(crm: Crm, answers: UUID, written: Draft) -> Draft:
+    """What an answer has from the email that it answers, where nothing else is said."""
+    asked = await crm.actions.activity(answers)
+    if asked is None:
+        return written  # saving it says so
+    subject = asked["subject"] if _ANSWER.match(asked["subject"]) else f"RE: {asked['subject']}"
+    back = [Address("", asked["sender"])]
+    if asked["direction"] == "outgoing":  # our own: the answer is one more word to the same people
+        back = [Address(p["name"], p["address"]) for p in asked["parties"] if p["role"] == "to"]
+    nobody = not (written.to or written.cc or written.bcc)
+    return replace(written, subject=written.subject or subject, to=tuple(back) if nobody else written.to)
+
+
+_ANSWER = re.compile(r"(re|aw|sv|antw)\s*:", re.IGNORECASE)
 
 
 async def submit(identifier: Activity, /, *, deployment: Deployment = "", common: Common = HERE) -> int:

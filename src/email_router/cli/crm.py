@@ -270,7 +270,7 @@ async def add(
 
 @app.command(name="change")
 async def change(
-    record: UUID,
+    record: str,
     /,
     *,
     name: str = "",
@@ -284,7 +284,7 @@ async def change(
     Parameters
     ----------
     record
-        The id that the lists show.
+        The id that the lists show, or a case's ticket number.
     name
         What it is called from now on.
     address
@@ -295,8 +295,9 @@ async def change(
     async with router(common) as made:
         crm = await crm_of(made, deployment)
         addresses = [an_address(a) for a in address] if address is not None else None
-        await crm.actions.change_record(record, name=name, addresses=addresses, active=enable)
-    return told("changed", name, record, common)
+        identifier = await crm.actions.record(record)
+        await crm.actions.change_record(identifier, name=name, addresses=addresses, active=enable)
+    return told("changed", name, identifier, common)
 
 
 def told(kind: str, name: str, identifier: UUID, common: Common) -> int:

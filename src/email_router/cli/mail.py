@@ -70,7 +70,7 @@ async def explain(
     files
         Messages (RFC 5322) as files.
     mailbox
-        The mailbox that received them; else their first recipient.
+        The mailbox that received them; else their first recipient. With --deployment, one that is published.
     deployment
         The deployment whose CRM is asked.
     filter
@@ -104,6 +104,7 @@ async def _explained(
         return
     async with router(common) as made:
         crm = await crm_of(made, deployment)
+        mailbox = published(await made.settings(), mailbox) if mailbox else ""
         for file in files:
             try:
                 yield file, await explaining.asked(file, mailbox, deployment, crm.records)
@@ -155,17 +156,27 @@ async def import_mail(path: Path, /, *, mailbox: str, since: str = "", common: C
     async with router(common) as made:
         settings = await made.settings()
         target = settings.mailboxes[published(settings, mailbox)]
-        report = await _import(made, path.absolute(), target, since, quiet=common.json)
+        report, total = await _import(made, path.absolute(), target, since, quiet=common.json)
     counts = {outcome.value: number for outcome, number in report.outcomes.items()}
     if common.json:
         print_json({"messages": report.messages, "older": report.older, **counts})
     else:
-        words = ", ".join(f"{number} {name}" for name, number in sorted(counts.items())) or "nothing new"
-        say(f"{counted(report.messages, 'message')}: {words}")
+        say(_imported(report, total))
     return FAILED if counts.get("undeliverable") else OK
 
 
-async def _import(made: Router, path: Path, mailbox: MailboxSettings, since: str, *, quiet: bool) -> flow.Report:
+def _imported(report: flow.Report, total: int) -> str:
+    if report.outcomes:
+        words = ", ".join(f"{number:,} {outcome.value}" for outcome, number in sorted(report.outcomes.items()))
+        return f"{counted(report.messages, 'message')}: {words}"
+    if total:
+        return f"Nothing new: {counted(total, 'message')}, imported before or older than asked for."
+    return "There is no message there."
+
+
+async def _import(
+    made: Router, path: Path, mailbox: MailboxSettings, since: str, *, quiet: bool
+) -> tuple[flow.Report, int]:
     try:
         threshold = datetime.fromisoformat(since).replace(tzinfo=UTC) if since else None
     except ValueError as error:
@@ -180,8 +191,9 @@ async def _import(made: Router, path: Path, mailbox: MailboxSettings, since: str
                 while not running.done():
                     progress.update(bar, completed=report.messages)
                     await asyncio.wait((running,), timeout=0.2)
-                progress.update(bar, completed=report.messages)
-                return await running
+                await running
+                progress.update(bar, completed=backfill.total)  # with what was imported before
+                return report, backfill.total
             finally:  # Ctrl-C: what is begun ends before its mailbox and its database are closed
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
@@ -235,7 +247,8 @@ async def decisions(
 async def undeliverable_list(*, common: Common = HERE) -> int:
     """What is undeliverable now, with its cause and the cure.
 
-    Each message is kept whole, and everything behind it in its mailbox was handled. Cure the cause, then retry.
+    Each message is kept whole, unless the mail server would not give it (size 0): then it still lies in its mailbox.
+    Everything behind it was handled. Cure the cause, then retry.
     """
     async with router(common) as made:
         rows = await made.undeliverable.listing()
@@ -267,6 +280,12 @@ async def undeliverable_show(
             raise NeedsOperator(
                 f"There is no undeliverable message {identifier}", cure="email-router undeliverable list"
             )
+        if raw and not row["size"]:
+            raise NeedsOperator(
+                "This message could not be read, so that there are no bytes of it here",
+                where=f"{row['mailbox']}, {row['folder']}",
+                cure=row["cure"],
+            )
         if raw:
             async for data in made.undeliverable.raw(identifier):
                 sys.stdout.buffer.write(data)
@@ -274,7 +293,7 @@ async def undeliverable_show(
     if common.json:
         print_json(row)
     else:
-        print_facts(row)
+        print_facts({name: value for name, value in row.items() if value not in (None, "")})
     return OK
 
 
@@ -283,6 +302,8 @@ async def undeliverable_retry(
     identifiers: Annotated[Sequence[UUID], Parameter(name="id")] = (), /, *, all: bool = False, common: Common = HERE
 ) -> int:
     """Try these messages again at the router's next round, from the bytes that were kept.
+
+    What fails again is listed again.
 
     Parameters
     ----------
@@ -320,7 +341,8 @@ async def outgoing_list(*, every: bool = False, common: Common = HERE) -> int:
         hold = await made.ledger.held()
         rows = await made.outgoing.listing(list(SendState) if every else states)
     if hold:
-        warn(Text(f"Outgoing mail is held: {hold}", "bold red"))
+        waits = "What is written meanwhile waits in the CRM (email-router crm timeline)"
+        warn(Text(f"Outgoing mail is held: {hold}. {waits}.", "bold red"))
     columns = ("id", "created", "sender", "recipients", "subject", "state", "attempts", "last_error")
     print_rows(rows, columns, as_json=common.json, empty="Nothing waits, nothing failed, nothing is uncertain.")
     return OK

@@ -34,7 +34,7 @@ from email_router.cli.output import (
     say,
     warn,
 )
-from email_router.model.errors import NeedsOperator, RouterError, said_by
+from email_router.model.errors import TO_CURE, NeedsOperator, RouterError, said_by
 from email_router.model.settings import Credentials, Settings
 from email_router.observe import maillog
 from email_router.ports.mail import ProbeStep, SourceContext
@@ -129,7 +129,7 @@ async def publish(
     """Validate a settings file, show what it changes, and make it the active revision.
 
     Errors name the line and the cure, and nothing is changed. A running router follows at once. At a terminal it asks
-    before it publishes; in a pipe it does not.
+    before it publishes; in a pipe it does not. Where nothing changes, nothing is published.
 
     Example: `email-router publish --check settings.toml`
 
@@ -152,20 +152,24 @@ async def publish(
         old = await made.settings()
         changes = difference(old if old.revision else None, new)
         if not common.json:
-            for change in changes or ("nothing changes",):
+            for change in changes:
                 say(Text(f"  {change}"))
         if check:
             if common.json:
                 print_json({"changes": list(changes)})
+            else:
+                say("These settings may be published. Nothing was changed." if changes else "Nothing changes.")
             return OK
         if changes and not yes and sys.stdin.isatty() and not _confirmed("Publish this?"):
             warn("Nothing was published.")
             return FAILED
-        number, _ = await made.publish(text, _who(), str(file))
+        number = old.revision
+        if changes or not number:
+            number, _ = await made.publish(text, _who(), str(file))
         if common.json:
             print_json({"revision": number, "changes": list(changes)})
         else:
-            say(f"Revision {number} is active.")
+            say(f"Revision {number} is active." if changes else f"Nothing changes: revision {number} stays active.")
         await _tell_nobodys(made)
     return OK
 
@@ -353,7 +357,7 @@ async def backup(file: Path, /, *, common: Common = HERE) -> int:
     say(f"{file}: {file.stat().st_size:,} bytes, taken {manifest['taken']}")
     if manifest["secrets"]:
         kept = counted(manifest["secrets"], "stored secret")
-        say(f"Key needed for its {kept}: {manifest['key'] or 'none is configured here'}")
+        say(f"Only the key {manifest['key'] or 'that they were sealed with'} opens its {kept}; the key is not in it.")
     return OK
 
 
@@ -379,7 +383,8 @@ async def restore(file: Path, /, *, replace: bool = False, common: Common = HERE
         return OK
     say(f"Restored the backup of {manifest['taken']} (from {manifest['host']}).")
     say("Outgoing mail is held: the original may have sent mail since. Make sure that it does not run any more,")
-    say(f"settle the {uncertain} uncertain emails (email-router outgoing list), then: email-router outgoing release")
+    settle = f"settle {counted(uncertain, 'uncertain email')} (email-router outgoing list), " if uncertain else ""
+    say(f"{settle}then let mail go: email-router outgoing release")
     return OK
 
 
@@ -440,5 +445,6 @@ async def _check_router(made: Router, note: Any) -> None:
         cure = f"email-router crm add-user NAME {address}, or add-queue, with --deployment {deployment}"
         note(f"owner of {address}", False, f"it is no user's and no queue's mailbox in deployment {deployment}", cure)
     for mailbox in await made.listing():
-        found = f"{mailbox['state']}: {mailbox['error']}" if mailbox["error"] else mailbox["state"]
-        note(mailbox["name"], mailbox["state"] in CALM, found, "cure what it says; email-router test-access shows more")
+        what, _, cure = str(mailbox["error"]).partition(TO_CURE)
+        found = f"{mailbox['state']}: {what}" if what else mailbox["state"]
+        note(mailbox["name"], mailbox["state"] in CALM, found, cure or "email-router test-access shows more")

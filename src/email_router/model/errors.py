@@ -19,6 +19,8 @@ from typing import Literal
 Scope = Literal["message", "mailbox", "profile", "deployment", "router"]
 
 
+TO_CURE = " - to cure it: "
+"""What parts cause and cure where both stand in one text."""
 _NUMBERS = re.compile(r"\[Errno (\d+)\]")
 _NOISE = re.compile(r"^\[Errno -?\d+\] | \(_ssl\.c:\d+\)$")
 
@@ -53,7 +55,7 @@ class RouterError(Exception):
         return self.what + where + said
 
     def __str__(self) -> str:
-        return f"{self.cause} - to cure it: {self.cure}" if self.cure else self.cause
+        return self.cause + TO_CURE + self.cure if self.cure else self.cause
 
 
 class Transient(RouterError):

@@ -43,10 +43,16 @@ def _changes(old: Any, new: Any) -> Iterator[str]:
         if dataclasses.is_dataclass(after) and dataclasses.is_dataclass(before):
             yield from _changes(before, after)
         else:
-            yield f"{field.name}: {_shown(before)} → {_shown(after)}"
+            yield f"{field.name}: {_shown(before, field)} → {_shown(after, field)}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, field: dataclasses.Field[Any]) -> str:
+    if value == 0 and field.name == "port":
+        return "the standard port"
+    if isinstance(value, bool):
+        return str(value).lower()  # as it stands in the file
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, str) and "://" in value:
         return _PASSWORD.sub(r"\1…@", value)  # of a proxy
     if isinstance(value, tuple):

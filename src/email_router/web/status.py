@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from email_router.model.errors import RouterError
+from email_router.model.errors import TO_CURE, RouterError
 from email_router.net.connection import never_connect_to
 
 REFRESH = 5
@@ -68,7 +68,7 @@ def troubles(now: Snapshot) -> list[Trouble]:
         found.append(Trouble("No router runs: nothing is received and nothing is sent", "start it: email-router run"))
     for row in now.mailboxes:
         if row["state"] not in CALM:
-            what, _, cure = str(row["error"]).partition(" - to cure it: ")
+            what, _, cure = str(row["error"]).partition(TO_CURE)
             found.append(Trouble(f"{row['name']}: {row['state']}: {what}", cure or f"see: {_probe(row['name'])}"))
     if now.hold:
         cure = "settle what is uncertain, make sure that the original does not run, then: email-router outgoing release"

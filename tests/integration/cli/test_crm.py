@@ -113,7 +113,11 @@ def test_mail_that_came_in_is_read_whole(acme: Terminal, tmp_path: Path) -> None
     assert (whole["subject"], len(whole["parties"])) == ("Broken  [31m oven", 2)
     assert acme.finished("crm", "email", first["id"], "--raw").out.encode() == raw
     assert column(acme("crm", "timeline", case["id"], "--json"), "id") == [first["id"], second["id"]]
+    ticket = case["fields"]["ticketnumber"].lower()
+    assert column(acme("crm", "timeline", ticket, "--json"), "id") == [first["id"], second["id"]]
     assert column(acme("crm", "timeline", "--limit", "1", "--json"), "id") == [second["id"]]
+    assert acme("crm", "change", ticket, "--name", "Cold oven", "--json").row == {"id": case["id"]}
+    assert acme("crm", "cases", "--json").row["name"] == "Cold oven"
 
 
 def test_an_email_is_written_kept_sent_and_canceled(acme: Terminal, tmp_path: Path) -> None:
@@ -131,7 +135,7 @@ def test_an_email_is_written_kept_sent_and_canceled(acme: Terminal, tmp_path: Pa
         "RE: letter 1",
     )
     answer = acme("crm", "send", *words, "--text", "-", "--attach", attached, "--answers", asked["id"], given="Grüße\n")
-    assert answer.out.startswith("email in Pending Send RE: letter 1: ")
+    assert answer.out.startswith('Pending Send "RE: letter 1": ')
     draft = acme("crm", "send", *words, "--draft", "--json").row["id"]
     sent, kept = acme("crm", "timeline", "--json").rows[-2:]
     assert (sent["status"], sent["subject"], kept["status"]) == ("Pending Send", "RE: letter 1 CRM:0002001", "Draft")
@@ -163,6 +167,35 @@ def test_an_email_is_written_kept_sent_and_canceled(acme: Terminal, tmp_path: Pa
     assert (answer.code, answer.err.splitlines()[0]) == (3, f"Error: The message behind the email {draft} is not kept")
 
 
+def test_an_answer_knows_whom_and_what_it_answers(acme: Terminal, tmp_path: Path) -> None:
+    imported(acme, tmp_path / "mail", letter(1, HELP, subject="Broken oven"))
+    [asked] = acme("crm", "timeline", "--json").rows
+    answered = acme("crm", "send", "--from", HELP, "--answers", asked["id"], "--text", "Soon.", "--json").row["id"]
+    found = acme("crm", "email", answered, "--json").row
+    assert (found["subject"], found["regarding"]) == ("RE: Broken oven CRM:0002001", asked["regarding_id"])
+    assert [(p["role"], p["address"]) for p in found["parties"]] == [("from", HELP), ("to", "bob@customer.test")]
+
+    again = acme("crm", "send", "--from", HELP, "--answers", answered, "--text", "Today.", "--draft", "--json").row[
+        "id"
+    ]
+    found = acme("crm", "email", again, "--json").row
+    assert (found["subject"], found["parties"][1]["address"]) == ("RE: Broken oven CRM:0002001", "bob@customer.test")
+
+    words = ("--from", HELP, "--answers", asked["id"], "--cc", "eve@else.test", "--subject", "Other", "--draft")
+    other = acme("crm", "send", *words, "--json").row["id"]
+    found = acme("crm", "email", other, "--json").row
+    assert found["subject"] == "Other"
+    assert [(p["role"], p["address"]) for p in found["parties"]] == [("from", HELP), ("cc", "eve@else.test")]
+
+
+def test_an_email_belongs_to_the_case_of_that_number(acme: Terminal) -> None:
+    case = acme("crm", "add", "case", "Cold oven", "--json").row["id"]
+    words = ("--from", HELP, "--to", "bob@customer.test", "--subject", "Oven", "--json")
+    for regarding in ("CAS-00001", case):
+        sent = acme("crm", "send", *words, "--regarding", regarding).row["id"]
+        assert acme("crm", "email", sent, "--json").row["regarding"] == case
+
+
 NOBODY = "01a21106-0fcd-75a6-8136-cde43c48c7e0"
 REFUSED = [
     (("email", NOBODY), 3, f"There is no email {NOBODY}"),
@@ -182,6 +215,8 @@ REFUSED = [
     (("send", "--from", HELP, "--to", "a@b.test", "--attach", "/gone"), 3, "The attachment cannot be read: No such"),
     (("send", "--from", HELP, "--to", "a@b.test", "--answers", NOBODY), 3, f"There is no email activity {NOBODY}"),
     (("send", "--from", HELP, "--to", "a@b.test", "--regarding", NOBODY), 3, f"There is no record {NOBODY}"),
+    (("timeline", NOBODY), 3, f"There is no record {NOBODY}"),
+    (("timeline", "CAS-99999"), 3, "There is no record CAS-99999"),
     (("users", "--deployment", "acne"), 3, "There is no deployment 'acne'"),
     (("nothing",), 2, ""),
 ]

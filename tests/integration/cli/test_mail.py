@@ -117,7 +117,7 @@ def test_an_import_of_nothing_that_can_be_read(acme: Terminal, tmp_path: Path) -
     assert lines_of(answer.err, ["Error: The Maildir cannot be read"])
     assert lines_of(answer.err, ["  where: ", str(tmp_path / "gone")])
     (tmp_path / "empty").mkdir()
-    assert acme("import", tmp_path / "empty", "--mailbox", HELP).out == "0 messages: nothing new\n"
+    assert acme("import", tmp_path / "empty", "--mailbox", HELP).out == "There is no message there.\n"
 
 
 @pytest.mark.kill
@@ -219,9 +219,23 @@ def test_what_is_undeliverable_is_kept_shown_and_retried(acme: Terminal, tmp_pat
     assert (answer.code, answer.out) == (1, "None of these is open.\n")
     assert acme("undeliverable", "list", "--json").rows == []
     assert attention(acme) == []
+    assert acme("import", tmp_path / "old", "--mailbox", HELP).out == (
+        "Nothing new: 2 messages, imported before or older than asked for.\n"
+    )
     gone = "01a21106-0fcd-75a6-8136-cde43c48c7e0"
     answer = acme("undeliverable", "show", gone)
     assert (answer.code, answer.err.splitlines()[0]) == (3, f"Error: There is no undeliverable message {gone}")
+
+
+def test_what_was_not_read_has_no_bytes_here(acme: Terminal, tmp_path: Path) -> None:
+    os.truncate(written(tmp_path / "old" / "1.eml", b""), 200 << 20)
+    assert acme("import", tmp_path / "old", "--mailbox", HELP).code == 1
+    [row] = acme("undeliverable", "list", "--json").rows
+    size = "it has 209,715,200 bytes, and maximum_message_bytes of the profile is 157,286,400"
+    assert row["cause"] == f"This message could not be read: {size}"
+    answer = acme("undeliverable", "show", "--raw", row["id"])
+    assert (answer.code, answer.out) == (3, "")
+    assert answer.err.startswith("Error: This message could not be read, so that there are no bytes of it here\n")
 
 
 # -- outgoing
@@ -265,7 +279,7 @@ def test_what_is_uncertain_is_listed_and_settled(acme: Terminal) -> None:
 def test_a_hold_is_told_and_released(acme: Terminal) -> None:
     sql(acme, "UPDATE router.installation SET outgoing_hold = 'restored from a backup'")
     answer = acme("outgoing", "list")
-    assert answer.err == "Outgoing mail is held: restored from a backup\n"
+    assert answer.err.startswith("Outgoing mail is held: restored from a backup. What is written meanwhile waits in ")
     assert attention(acme) == ["Outgoing mail is held: restored from a backup"]
     assert lines_of(acme("doctor").out, ["FAILED outgoing: restored from a backup"])
     assert acme("outgoing", "release").out == "Released: restored from a backup\n"

@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from email_router.store.secrets import decoded, key_id, new_key
@@ -56,12 +57,16 @@ def test_a_publication_shows_what_changes_and_counts(terminal: Terminal, setting
     assert answer.row == {"revision": 2, "changes": ["new mailbox anna@acme.test"]}
     settings.write_text(settings.read_text().replace("enabled = false", "enabled = true"))
     answer = terminal("publish", settings)
-    assert answer.out.splitlines()[0] == "  mailbox anna@acme.test: enabled: False → True"
+    assert answer.out.splitlines()[0] == "  mailbox anna@acme.test: enabled: false → true"
+    answer = terminal("publish", written(settings, settings.read_text() + "# only a comment\n"))
+    assert (answer.code, answer.out) == (0, "Nothing changes: revision 3 stays active.\n")
+    assert terminal("publish", "--json", settings).row == {"revision": 3, "changes": []}
 
 
 def test_a_check_publishes_nothing(terminal: Terminal, settings: Path) -> None:
     answer = terminal("publish", "--check", settings)
-    assert (answer.code, len(answer.out.splitlines()), answer.err) == (0, 3, "")
+    assert (answer.code, len(answer.out.splitlines()), answer.err) == (0, 4, "")
+    assert answer.out.splitlines()[-1] == "These settings may be published. Nothing was changed."
     answer = terminal("publish", "--check", "--json", settings)
     assert answer.row["changes"] == ["new deployment acme", "new incoming profile old", "new mailbox help@acme.test"]
     assert "none published" in terminal("status").out
@@ -184,6 +189,16 @@ def test_doctor_finds_a_password_that_cannot_be_had(terminal: Terminal, post: Po
     assert found.endswith(f"The file {tmp_path}/gone with the password cannot be read")
     assert lines_of(answer.out, ["FAILED secret secret:relay: There is no stored secret named relay"])
     assert lines_of(answer.out, ["to cure it: store it with: email-router secret set relay"])
+
+
+def test_doctor_tells_the_cure_of_a_mailbox_once(terminal: Terminal, settings: Path) -> None:
+    terminal("publish", settings)
+    terminal("crm", "add-queue", "Help", "help@acme.test")
+    with psycopg.connect(terminal.environment["EMAIL_ROUTER_DSN"]) as db:
+        told = "it is closed (host:1) - to cure it: open it"
+        db.execute("UPDATE router.mailbox SET state = 'away', error = %s", (told,))
+    found = terminal("doctor").out.splitlines()
+    assert found[-2:] == ["FAILED help@acme.test: away: it is closed (host:1)", "       to cure it: open it"]
 
 
 # -- secrets

@@ -114,3 +114,13 @@ def test_a_proxys_password_is_warned_about_and_never_shown() -> None:
         "incoming profile office: proxy: http://me:…@proxy.example:3128 → http://me:…@proxy.example:3128",
     )
     assert "hush" not in str(warning)
+
+
+def test_changes_are_told_as_they_stand_in_the_file() -> None:
+    changed = text(incoming='port = 993\ntls = "implicit"\npoll_seconds = 30\nidle = false')
+    assert difference(read(text(), KINDS)[0], read(changed, KINDS)[0]) == (
+        "incoming profile office: port: the standard port → 993",
+        "incoming profile office: tls: starttls → implicit",
+        "incoming profile office: idle: true → false",
+        "incoming profile office: poll_seconds: 60 → 30",
+    )

@@ -111,6 +111,17 @@ class Actions(Writing):
             )
             return [dict(row._mapping) for row in rows]
 
+    async def record(self, named: str) -> UUID:
+        """The record with this id, or the case with this ticket number. Raises Permanent when there is none."""
+        async with transaction(self._engine) as db:
+            found = await db.execute(_NAMED, {"o": self._organization, "named": named.strip()})
+            identifier = found.scalar()
+        if identifier is None:
+            raise Permanent(
+                f"There is no record {named}", cure="name an id or a ticket number that email-router crm cases shows"
+            )
+        return UUID(str(identifier))
+
     async def timeline(self, record: UUID | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Email activities of a record (as regarding or party), oldest first; of the whole organization without one."""
         async with transaction(self._engine) as db:
@@ -211,6 +222,10 @@ def _escaped(search: str) -> str:
 _KNOWN = text("""
 SELECT v.id, r.type, r.name FROM crm.receiver v JOIN crm.record r ON r.id = v.id
 WHERE v.organization = :o AND v.key = :k
+""")
+_NAMED = text("""
+SELECT id FROM crm.record WHERE organization = :o
+    AND (lower(:named) = CAST(id AS text) OR (type = 'incident' AND fields->>'ticketnumber' = upper(:named)))
 """)
 _NAME = text("""
 UPDATE crm.record SET name = :name, owner = :owner, active = :active, modified = now() WHERE id = :id
