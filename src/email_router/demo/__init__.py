@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from email_router.demo.messages import CARLA, SUPPORT
 from email_router.demo.stage import Stage, built
 from email_router.demo.steps import StepResult, console_for, show
 from email_router.demo.story import play
@@ -46,8 +47,17 @@ async def _played(stage: Stage, console: Console) -> list[StepResult]:
 
 async def _stay(stage: Stage, console: Console) -> None:
     mail = stage.mail
-    console.print(f"\nThe system stays up. Its status page: [bold]{stage.page}[/bold]")
-    console.print(f"IMAP 127.0.0.1:{mail.imap_port}, POP3 127.0.0.1:{mail.pop3_port}, SMTP 127.0.0.1:{mail.smtp_port}")
+    program = sys.argv[0] if sys.argv[0].endswith("email-router") else "email-router"  # .venv/bin/… for `make demo`
+    sender, queue = CARLA.address, SUPPORT.address
+    console.print("\nThe system stays up. Look at it:")
+    for what, where in (
+        ("the status page", stage.page),
+        ("a command, in another terminal", f"{program} decisions --data {stage.router.bootstrap.data}"),
+        ("a mail of your own", rf"printf 'From: {sender}\nSubject: Hello\n\nHi.' |"),
+        ("", f"  curl -sS --crlf -T - --mail-from {sender} --mail-rcpt {queue} smtp://{mail.host}:{mail.smtp_port}"),
+        ("its mail system", f"IMAP port {mail.imap_port}, POP3 port {mail.pop3_port}, SMTP port {mail.smtp_port}"),
+    ):
+        console.print(f"  {what:32}{where}", soft_wrap=True, markup=False)
     console.print("Ctrl-C ends it and removes everything.")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
