@@ -88,8 +88,9 @@ class ListenerRounds:
         self._room = Room(AT_WORK)
         self._term: Term | None = None
         self._fenced: Fenced | None = None
-        self._lost = asyncio.Event()
+        self._wake = asyncio.Event()
         self._pushed: set[str] = set()
+        self._known: set[str] = set()
 
     async def push(self, message: Pushed, mailboxes: Sequence[str]) -> AsyncGenerator[str | RouterError, None]:
         """`ports.mail.Push`."""
@@ -103,9 +104,12 @@ class ListenerRounds:
             return Transient("the router is starting")
         self._pushed.add(address)
         answer = await self._intakes[address].take(message, email, self._term)
+        if address not in self._known:  # the first of a mailbox is told at once, later ones at the next round
+            self._known.add(address)
+            self._wake.set()
         if isinstance(answer, Fenced):
             self._fenced = answer
-            self._lost.set()
+            self._wake.set()
         return answer
 
     async def run(self, term: Term) -> float:
@@ -124,7 +128,8 @@ class ListenerRounds:
 
     async def wait(self, seconds: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._lost.wait(), seconds)
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        self._wake.clear()
 
 
 class ProfileRounds:

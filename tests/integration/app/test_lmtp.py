@@ -160,6 +160,20 @@ async def test_mail_is_pushed_filed_answered_and_shown(dsn: str, tmp_path: Path,
     assert not await listens(port)()
 
 
+async def test_the_first_push_into_a_mailbox_is_shown_at_once(dsn: str, tmp_path: Path, port: int) -> None:
+    """Not at the next round, before which the router may be gone."""
+    async with router(dsn, tmp_path, port) as made:
+        await made.publish(
+            SETTINGS.format(port=port).replace("poll_seconds = 1", "poll_seconds = 3600"), "test", "s.toml"
+        )
+        async with running(made):
+            await until(listens(port), "listening")
+            await until(shows(made, "incoming push", "ok"), "the first round")
+            assert (await state(made, HELP)())[0] == "new"
+            assert await pushed(port, HELP, letter(1, HELP)) == ["250 2.0.0 filed"]
+            await until(shows(made, HELP, "ok"), "the mailbox's state")
+
+
 async def test_a_reply_that_was_pushed_before_its_parent_is_filed_without_its_peer(
     dsn: str, tmp_path: Path, port: int
 ) -> None:
