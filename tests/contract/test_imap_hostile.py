@@ -541,7 +541,7 @@ async def test_a_message_that_is_too_large_is_named(rig: Callable[..., Rig]) -> 
                 await source.fetch([batch.unreadable[0][0]])
     assert bodies(batch) == [letter(1), letter(3)]
     assert [key.item for key, _ in batch.unreadable] == ["7:2"]
-    assert "more than the 10000 allowed" in batch.unreadable[0][1]
+    assert "maximum_message_bytes of the profile is 10,000" in batch.unreadable[0][1]
     assert "maximum_message_bytes" in caught.value.cure
 
 

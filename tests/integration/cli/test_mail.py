@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -128,7 +129,14 @@ def test_an_import_that_is_broken_off_goes_on_where_it_was(
     """By SIGKILL and by Ctrl-C, when the second hundred is filed and nobody knows it yet."""
     old = maildir(tmp_path / "old", 450)
     failpoint = written(tmp_path / "failpoint", f"after-file:2:{action}")
-    broken_off = acme.process("import", old, "--mailbox", HELP, env={"EMAIL_ROUTER_FAILPOINTS": str(failpoint)})
+    broken_off = acme.process(
+        "import",
+        old,
+        "--mailbox",
+        HELP,
+        env={"EMAIL_ROUTER_FAILPOINTS": str(failpoint)},
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )
     if action == "stop":
         os.waitid(os.P_PID, broken_off.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         for number in (signal.SIGINT, signal.SIGCONT):
