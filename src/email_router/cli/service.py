@@ -245,7 +245,9 @@ _NOW = ("pending", "uncertain")
 
 
 def _listed(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{number:,} {name}" for name, number in sorted(numbers.items()) if number) or "nothing"
+    """The largest first."""
+    ordered = sorted(numbers.items(), key=lambda item: -item[1])
+    return ", ".join(f"{number:,} {name}" for name, number in ordered if number) or "nothing"
 
 
 def _how_many(rows: Sequence[dict[str, Any]], *, profiles: bool) -> str:

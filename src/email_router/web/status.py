@@ -259,7 +259,7 @@ def _numbers(now: Snapshot) -> str:
     sent = {
         "sent": now.outgoing.get("sent", 0),
         "failed": now.outgoing.get("failed", 0),
-        "waiting now": now.outgoing.get("pending", 0),
+        "pending now": now.outgoing.get("pending", 0),
         "uncertain now": now.outgoing.get("uncertain", 0),
     }
     return f'<div class="numbers">{_cards("Received in 24 hours", received)}{_cards("Sent in 24 hours", sent)}</div>'
