@@ -42,7 +42,7 @@ def _measurements(given: argparse.Namespace) -> Iterator[Outcome]:
     with ExitStack() as stack:
         server = stack.enter_context(dovecot()) if set(given.what) != {"send"} else None
         if server is not None and "receive" in given.what:
-            fill(server, receive.USER, mixed(given.messages))
+            fill(server, receive.USER, mixed(given.messages, given.originals))
             for protocol in given.protocols:
                 if given.profile:
                     yield receive.profile(server, protocol, given.messages)
@@ -60,6 +60,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("what", nargs="*", metavar="FIGURE", help=f"which: {', '.join(WHAT)} (default: all)")
     parser.add_argument("--messages", type=int, default=5000, help="messages to receive and to send (5000)")
+    parser.add_argument(
+        "--originals", type=Path, metavar="DIRECTORY", help="messages to measure with: a Maildir or *.eml"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each program, in turns; medians count (3)")
     parser.add_argument("--protocols", nargs="+", choices=("imap", "pop3"), default=["imap", "pop3"])
     parser.add_argument("--mailboxes", type=int, default=1000, help="idle mailboxes (1000)")

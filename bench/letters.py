@@ -31,14 +31,15 @@ _MULTIPART = re.compile(rb"^content-type[ \t]*:\s*multipart/", re.IGNORECASE | r
 _NO_TEXT = re.compile(rb"^content-type[ \t]*:\s*(?!text/|multipart/)", re.IGNORECASE | re.MULTILINE)
 
 
-def mixed(count: int) -> list[bytes]:
+def mixed(count: int, directory: Path | None = None) -> list[bytes]:
     """`count` distinct messages, line ends LF, in a fixed order in which corpus and archive are mixed.
 
-    Raises SystemExit when the originals are not there.
+    With `directory`, of the files below it instead. Raises SystemExit when there are no originals.
     """
-    originals = list(usable([*corpus(), *archive()]))
+    originals = list(usable([*corpus(), *archive()] if directory is None else files(directory)))
     if not originals:
-        raise SystemExit(f"no messages to measure with: {SHARED} is not there")
+        place = f"{SHARED} is not there" if directory is None else f"{directory} holds none"
+        raise SystemExit(f"no messages to measure with: {place}; name a directory of messages: --originals DIRECTORY")
     random.Random(1).shuffle(originals)  # noqa: S311 - an order, no secret
     return [distinct(originals[n % len(originals)], n, n // len(originals)) for n in range(count)]
 
@@ -57,6 +58,11 @@ def archive() -> Iterator[bytes]:
         truth = mbox.with_name("usrp-users-2021.truth.jsonl").read_text().splitlines()
         starts = [json.loads(line)["mbox_offset"] for line in truth]
         yield from (data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True))
+
+
+def files(directory: Path) -> Iterator[bytes]:
+    """Each file is a message: a Maildir, or `*.eml`."""
+    yield from (path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file())
 
 
 def usable(originals: Iterable[bytes]) -> Iterator[bytes]:

@@ -7,12 +7,13 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from bench import __main__ as bench
 from bench.books import differences, expected
 from bench.figures import OURS, Outcome, Race, Run, of_race
-from bench.letters import as_sent, distinct, usable
+from bench.letters import as_sent, distinct, mixed, usable
 
 from email_router.mime.contents import BytesContent, read_all
 from email_router.mime.identity import identity_of
@@ -167,3 +168,15 @@ def test_an_unknown_figure_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: p
     with pytest.raises(SystemExit):
         bench.main()
     assert "no such figure: recieve" in capsys.readouterr().err
+
+
+def test_messages_of_ones_own_are_measured_with(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "1").write_bytes(b"From: a@x.test\nMessage-ID: <1@x.test>\n\nhello\n")
+    first, second = mixed(2, tmp_path)
+    assert first != second and all(raw.endswith(b"hello\n") for raw in (first, second))
+
+
+def test_without_messages_the_cure_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"{tmp_path} holds none; name a directory of messages: --originals"):
+        mixed(1, tmp_path)
