@@ -223,6 +223,8 @@ class Plant:
 
     def two(self) -> list[Process]:
         """Two routers that share the work and have done all of it."""
+        for process in self.living():
+            process.thaw()  # a test that failed may have left it frozen
         for process in self.living()[2:]:
             process.stop()
         while len(self.living()) < 2:
@@ -335,6 +337,10 @@ class Plant:
         process.kill()
         self.until(self.quiet, "a quiet database")
         return self.marked() if sends else set()
+
+    def in_hand(self, process: Process) -> set[UUID]:
+        """What becomes uncertain should this router, which is frozen, never wake up."""
+        return self.marked() if self.owner(OUTGOING) is process else set()
 
     def until_shared(self) -> None:
         """Until all routers that run have about the same."""

@@ -49,7 +49,8 @@ def test_when_one_is_killed_the_other_takes_over(several: Plant, two: list[Proce
     doubtful = several.kill_one(victim)
     several.deliver(2)
     several.write(3)
-    several.until(lambda: several.shards(other) == SHARDS and several.done(), "the other's taking over", TAKE_OVER)
+    several.until(lambda: several.shards(other) == SHARDS, "the other's taking over", TAKE_OVER)
+    several.until_done()
     several.check()
     assert several.uncertain() == doubtful
 
