@@ -25,7 +25,7 @@ demo: install ## play the whole story on this machine; ARGS=--once ends after it
 
 test: install ## all tests; servers that are missing are named skips; ARGS go to pytest
 	@scripts/servers --quiet || true
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-fast: install ## the tests that need no server and no database, under a minute
 	$(BIN)/pytest -q -n auto -m "not servers and not database and not kill" $(ARGS)
