@@ -46,3 +46,6 @@ SENDING = {
 
 PUSHED = [f"{when}-{seam}" for seam in ("note", "file", "conclude") for when in ("before", "after")] + ["before-reply"]
 """At the second passing of each the router is killed while Postfix hands mail over."""
+
+BOUNCED = ["before-bounced", "after-bounced"]
+"""At the first passing of each the router is killed while a bounce changes what was sent."""

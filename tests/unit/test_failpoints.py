@@ -10,13 +10,13 @@ import pytest
 
 import email_router
 from email_router.observe import failpoint
-from tests.kill.seams import PUSHED, RECEIVING, SENDING
+from tests.kill.seams import BOUNCED, PUSHED, RECEIVING, SENDING
 
 
 def test_the_router_is_killed_at_every_point() -> None:
     sources = Path(email_router.__file__).parent.rglob("*.py")
     named = {name for source in sources for name in re.findall(r'\bhit\("([^"]+)"\)', source.read_text())}
-    assert named == {*RECEIVING, *SENDING, *PUSHED}
+    assert named == {*RECEIVING, *SENDING, *PUSHED, *BOUNCED}
 
 
 def test_the_nth_passing_of_the_armed_point_sends_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

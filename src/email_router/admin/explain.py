@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from email_router.incoming.reports import with_reports
+from email_router.mime import report
 from email_router.mime.parse import parse
 from email_router.mime.received import received_in
 from email_router.mime.structure import Limits
@@ -19,6 +21,7 @@ from email_router.model.settings import TrackingSettings
 from email_router.model.verdict import Verdict
 from email_router.net.spool import MemoryContent
 from email_router.ports.crm import Judge
+from email_router.ports.store import Sent
 from email_router.tracking.decide import decide
 from email_router.tracking.extract import extract
 
@@ -47,6 +50,8 @@ class Explained:
             "reason": verdict.reason.label,
             "why": list(verdict.why),
             "losing": list(verdict.losing),
+            "class": verdict.classified.kind.value if verdict.classified is not None else "",
+            "class_line": verdict.classified.line if verdict.classified is not None else "",
             "regarding": _record(verdict),
             "message_id": email.message_id,
             "identity": email.identity.hex(),
@@ -70,7 +75,7 @@ def incoming(data: bytes, mailbox: str) -> IncomingEmail:
     if received.tzinfo is None:
         received = received.replace(tzinfo=UTC)
     receiving = mailbox or next((a.address for a in email.recipients if a.address), "") or "mailbox@localhost"
-    return IncomingEmail(email, received, receiving)
+    return IncomingEmail(email, received, receiving, report.read(email))
 
 
 def read(file: Path) -> bytes:
@@ -93,9 +98,9 @@ def alone(file: Path, mailbox: str, option: FilterOption) -> Explained:
     return Explained(str(file), item.email, item.receiving, viewpoint, verdict)
 
 
-async def asked(file: Path, mailbox: str, deployment: str, judge: Judge) -> Explained:
-    """As the running router would decide now: the CRM's records are looked up, nothing is changed."""
-    item = incoming(read(file), mailbox)
+async def asked(file: Path, mailbox: str, deployment: str, judge: Judge, sent: Sent) -> Explained:
+    """As the running router would decide now: the CRM's records and the ledger are looked up, nothing is changed."""
+    [item] = await with_reports([incoming(read(file), mailbox)], deployment, sent)
     [verdict] = await judge.judge([item])
     return Explained(str(file), item.email, item.receiving, f"deployment {deployment}, as it is now", verdict)
 

@@ -63,6 +63,7 @@ from email_router.store.migrate import migrate
 from email_router.store.receipts import EVER, Receipts
 from email_router.store.retention import Retention
 from email_router.store.secrets import Secrets, key_id, load_key
+from email_router.store.sent import Sent
 from email_router.store.shards import Shards
 from email_router.store.undeliverable import Undeliverable
 from email_router.web.status import Snapshot
@@ -134,6 +135,7 @@ class Router:
         self.spool_directory = bootstrap.data_directory / "spool"
         self.receipts = Receipts(engine)
         self.ledger = Ledger(engine)
+        self.sent = Sent(engine)
         self.undeliverable = Undeliverable(engine, self.spool)
         self.mailboxes = Mailboxes(engine)
         self.revisions = Revisions(engine)
@@ -369,7 +371,9 @@ class Router:
         self, mailbox: MailboxSettings, folder: str, source: Source | None, crms: Sequence[Crm]
     ) -> incoming.Ways:
         deployed = {c.deployment.name: incoming.Deployed(c.deployment, c.records, c.filing, c.directory) for c in crms}
-        return incoming.Ways(mailbox, folder, source, deployed, self.receipts, self.receipts, self.undeliverable)
+        return incoming.Ways(
+            mailbox, folder, source, deployed, self.receipts, self.receipts, self.undeliverable, self.sent
+        )
 
     @asynccontextmanager
     async def source(self, settings: Settings, mailbox: MailboxSettings) -> AsyncIterator[tuple[Source, str]]:

@@ -165,6 +165,7 @@ async def add_queue(
     *,
     filter: Filter = FilterOption.ALL,
     makes_cases: bool = False,
+    machines_make_cases: bool = False,
     case_title: str = "{subject}",
     case_priority: Literal["high", "normal", "low"] = "normal",
     owner: str = "",
@@ -187,6 +188,8 @@ async def add_queue(
         The address of the mailbox, as in the settings.
     makes_cases
         Mail that belongs to no record yet makes a case.
+    machines_make_cases
+        Also automatic messages and list mail do, of monitors, shops and forms. Automatic replies and bounces never.
     case_title
         Title of such a case; `{subject}` stands for the subject, `{sender}` for the sender's address.
     case_priority
@@ -205,6 +208,7 @@ async def add_queue(
         filter,
         enabled=enable,
         makes_cases=makes_cases,
+        machines_make_cases=machines_make_cases,
         case_title=case_title,
         case_priority={"high": 1, "normal": 2, "low": 3}[case_priority],
     )

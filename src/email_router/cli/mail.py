@@ -107,7 +107,7 @@ async def _explained(
         mailbox = published(await made.settings(), mailbox) if mailbox else ""
         for file in files:
             try:
-                yield file, await explaining.asked(file, mailbox, deployment, crm.records)
+                yield file, await explaining.asked(file, mailbox, deployment, crm.records, made.sent)
             except RouterError:
                 raise
             except Exception as error:

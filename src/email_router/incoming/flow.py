@@ -14,10 +14,11 @@ import asyncio
 import traceback
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
+from email_router.incoming import reports
 from email_router.incoming.forwarded import Letter, Seen, in_order, letters_of, parsed
 from email_router.model.errors import Fenced, NeedsOperator, Permanent, RouterError, Transient
 from email_router.model.filing import Filed, FilingItem, FilingResult, NotFiled
@@ -31,7 +32,7 @@ from email_router.observe import maillog
 from email_router.observe.failpoint import hit
 from email_router.ports.crm import Directory, Filing, Judge
 from email_router.ports.mail import Batch, Limit, Source
-from email_router.ports.store import Conclusion, Cursors, Kept, Receipts
+from email_router.ports.store import Conclusion, Cursors, Kept, Receipts, Sent
 
 BATCH = Limit()
 AT_ONCE = 25
@@ -70,6 +71,7 @@ class Ways:
     receipts: Receipts
     cursors: Cursors
     kept: Kept
+    sent: Sent
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Reading ahead and acknowledging take turns at the source."""
     later: float | None = None
@@ -170,13 +172,17 @@ async def handle(ways: Ways, seen: Sequence[Seen], term: Term, report: Report) -
 
 async def _judged_and_filed(ways: Ways, deployed: Deployed, seen: Sequence[Seen], term: Term) -> list[Told]:
     letters, refused = await letters_of(ways.mailbox, deployed.directory, seen)
+    items = await reports.with_reports([letter.incoming for letter in letters], deployed.settings.name, ways.sent)
+    letters = [replace(letter, incoming=item) for letter, item in zip(letters, items, strict=True)]
     judged = await _judged(deployed, in_order(letters))
     verdicts = [(letter, verdict) for letter, verdict in judged if isinstance(verdict, Verdict)]
-    return [
+    told = [
         *(Told(r.seen, r.outcome, reason=r.reason, why=r.why) for r in refused),
         *(_bug(letter, error) for letter, error in judged if isinstance(error, Exception)),
         *await _filed(deployed, verdicts, term),
     ]
+    await reports.apply(verdicts, ways.sent, term)
+    return told
 
 
 async def _settled(ways: Ways, deployment: str, told: Sequence[Told], term: Term, report: Report) -> None:
@@ -455,6 +461,7 @@ def _conclusion(group: Sequence[Told], kept: Collection[Outcome]) -> Conclusion:
         named_ids=tuple(dict.fromkeys(i for i in named if len(i) <= LONGEST_ID))[:32],
         defects=tuple(f"{d.code}: {d.detail}" for d in email.defects[:20]),
         traceback=first.traceback,
+        classified=verdict.classified if verdict is not None else None,
     )
     raw = first.seen.raw.content if first.outcome in kept else None
     cause, cure = (error.cause, error.cure) if error is not None else ("", "")

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from email_router.model.classes import Mark
 from email_router.model.mailbox import Receiver
 from email_router.model.message import Address
+from email_router.model.report import Report, Tied
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Evidence:
     received: datetime
     date: datetime | None
     receiving: str
+    marks: tuple[Mark, ...] = ()
+    """What the header says about the kind of sender."""
+    report: Report | None = None
+    tied: Tied | None = None
+    """The email of ours that a report is about, where the ledger was asked."""
 
     @property
     def addresses(self) -> frozenset[str]:
@@ -42,8 +49,19 @@ class Evidence:
 
     @property
     def named_ids(self) -> tuple[str, ...]:
-        """Ids of messages that this one answers: In-Reply-To first, then References from the newest."""
+        """Ids of messages that this one answers: In-Reply-To first, then References from the newest.
+
+        Of a report those of the message that it is about.
+        """
+        if self.report is not None:
+            tied = (self.tied.email.message_id,) if self.tied is not None and self.tied.email is not None else ()
+            return tuple(dict.fromkeys((*tied, *self.report.returned)))
         return tuple(dict.fromkeys((*self.in_reply_to, *reversed(self.references))))
+
+    @property
+    def looked_up_ids(self) -> tuple[str, ...]:
+        """Those, and its own: it may be ours."""
+        return tuple(dict.fromkeys((*self.named_ids, self.message_id))) if self.message_id else self.named_ids
 
 
 WORDS = {"incident": "case", "systemuser": "user"}

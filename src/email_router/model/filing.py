@@ -9,16 +9,22 @@ from uuid import UUID
 from email_router.model.errors import RouterError
 from email_router.model.evidence import RecordRef
 from email_router.model.message import Content, ParsedEmail
+from email_router.model.report import Report, Tied
 from email_router.model.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingEmail:
-    """A parsed message in the mailbox of a receiver: what is judged. `receiving` is that mailbox's address."""
+    """A parsed message in the mailbox of a receiver: what is judged. `receiving` is that mailbox's address.
+
+    `report` is what it reports, `tied` the email of ours that this is about, as the ledger told.
+    """
 
     email: ParsedEmail
     received: datetime
     receiving: str
+    report: Report | None = None
+    tied: Tied | None = None
 
 
 @dataclass(frozen=True, slots=True)

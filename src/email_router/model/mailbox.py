@@ -69,6 +69,8 @@ class Receiver:
     enabled: bool = True
     makes_cases: bool = False
     """Queues only: mail that belongs to no record makes a case."""
+    machines_make_cases: bool = False
+    """Also automatic messages and list mail do: of monitors, shops, forms. Automatic replies and reports never."""
     case_title: str = "{subject}"
     case_priority: int = 2
     """1 high, 2 normal, 3 low, as in Dynamics (`incident.prioritycode`)."""

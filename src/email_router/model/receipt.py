@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from email_router.model.classes import Classification
 from email_router.model.message import DeliveryKey
 
 
@@ -64,3 +65,4 @@ class Decision:
     named_ids: tuple[str, ...] = ()
     defects: tuple[str, ...] = field(default=())
     traceback: str = ""
+    classified: Classification | None = None

@@ -135,6 +135,11 @@ class TrackingSettings:
     unresolved_if_ambiguous: bool = help_field(
         "A sender's address that several active records have resolves to none of them; false takes the best one.", False
     )
+    own_lists: tuple[str, ...] = help_field(
+        "List-Ids of groups and lists that pass mail on to your mailboxes: what comes through them counts as written "
+        "by its sender, not as list mail.",
+        (),
+    )
     token_wrap_days: int = help_field(
         "A token issued longer ago is last year's counter come round again, and not matched.", 365
     )

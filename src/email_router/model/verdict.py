@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from uuid import UUID
 
+from email_router.model.classes import Classification
 from email_router.model.evidence import RecordRef
 
 
@@ -93,6 +94,7 @@ class Verdict:
     queues: tuple[UUID, ...] = ()
     """Queues that get a queue item."""
     losing: tuple[str, ...] = field(default=())
+    classified: Classification | None = None
 
     @property
     def is_duplicate(self) -> bool:

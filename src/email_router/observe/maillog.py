@@ -12,6 +12,7 @@ import structlog
 from email_router.model.errors import RouterError
 from email_router.model.outgoing import LedgerRow, SendState
 from email_router.model.receipt import Decision, Receipt
+from email_router.ports.store import Bounce
 
 log = structlog.get_logger("mail")
 
@@ -110,6 +111,10 @@ def decided(receipt: Receipt, decision: Decision) -> None:
 def postponed(receipts: Sequence[Receipt], seconds: float, error: RouterError) -> None:
     places = sorted({f"{r.deployment}/{r.key.mailbox}" for r in receipts})
     log.warning("postponed", messages=len(receipts), where=", ".join(places), seconds=round(seconds), error=str(error))
+
+
+def bounced(bounce: Bounce) -> None:
+    log.warning("bounced", recipient=bounce.address, said=bounce.said, message_id=bounce.message_id)
 
 
 def sent(row: LedgerRow, state: SendState, said: str) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 from email_router.model.message import Content, DeliveryKey
 from email_router.model.outgoing import LedgerRow, OutgoingEmail, RecipientResult, SendState, Settlement
 from email_router.model.receipt import Decision, Outcome, Receipt, Term
+from email_router.model.report import SentEmail
 from email_router.ports.mail import Cursor
 
 
@@ -140,6 +141,32 @@ class Settling(Protocol):
 
     async def held(self) -> str:
         """Why all outgoing mail is held (a restore, an unknown host), or ""."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bounce:
+    """One recipient whom an email of the ledger did not reach, though a server had taken it."""
+
+    row: UUID
+    message_id: str
+    address: str
+    status: str
+    said: str
+
+
+class Sent(Protocol):
+    async def find(
+        self, deployment: str, message_ids: Sequence[str], envelope_ids: Sequence[str]
+    ) -> Sequence[SentEmail]:
+        """Emails that were handed over with one of these Message-IDs or envelope ids."""
+        ...
+
+    async def bounced(self, bounces: Sequence[Bounce], term: Term) -> int:
+        """These recipients are refused; an email that reached nobody failed, and the CRM is told. Idempotent.
+
+        Returns how many emails were changed.
+        """
         ...
 
 

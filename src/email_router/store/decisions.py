@@ -33,7 +33,8 @@ class Decisions:
             rows = await db.execute(
                 text(
                     "SELECT created, deployment, mailbox, folder, item, outcome, reason, why, losing, message_id, "
-                    "sender, recipients, subject, received, activity, defects, traceback FROM router.decision "
+                    "sender, recipients, subject, received, activity, defects, traceback, class, class_line "
+                    "FROM router.decision "
                     "WHERE (:message_id = '' OR message_id = :message_id) "
                     "AND (:sender = '' OR sender ILIKE '%' || :sender || '%') "
                     "AND (:subject = '' OR subject ILIKE '%' || :subject || '%') "

@@ -79,6 +79,8 @@ DECISION = {
     "activity": "uuid",
     "defects": "text",
     "traceback": "text",
+    "class": "text",
+    "class_line": "text",
 }
 """Columns of router.decision in the order of `_decision`, and their types."""
 NAMED = text("""
@@ -275,6 +277,8 @@ def _decision(receipt: Receipt, decision: Decision) -> tuple[Any, ...]:
         decision.activity,
         _lines(decision.defects),
         clean(decision.traceback),
+        decision.classified.kind.value if decision.classified is not None else "",
+        clean(decision.classified.line) if decision.classified is not None else "",
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from email_router.model.evidence import Evidence, Facts, KnownActivity
+from email_router.model.report import ReportKind
 from email_router.model.settings import TrackingSettings
 from email_router.model.verdict import Correlation
 
@@ -24,7 +25,12 @@ class Match:
 
 
 def correlate(evidence: Evidence, facts: Facts, settings: TrackingSettings) -> Match:
-    """The first method that finds a parent wins; what the later ones would have said is kept as losing candidates."""
+    """The first method that finds a parent wins; what the later ones would have said is kept as losing candidates.
+
+    A report belongs to the email that it is about, which only that email's id tells: tokens and words are quoted.
+    """
+    if evidence.report is not None and evidence.report.kind is not ReportKind.OTHER:
+        return _by_what_came_back(evidence, facts)
     matches = [m for m in (_by_headers(evidence, facts, settings), _by_token(evidence, facts, settings)) if m.parent]
     if matches:
         first = matches[0]
@@ -35,6 +41,14 @@ def correlate(evidence: Evidence, facts: Facts, settings: TrackingSettings) -> M
         )
         return Match(first.parent, first.method, first.why, others)
     return Match(None, Correlation.NONE, _nothing(evidence, settings))
+
+
+def _by_what_came_back(evidence: Evidence, facts: Facts) -> Match:
+    for named in evidence.named_ids:
+        parent = facts.by_message_id.get(named)
+        if parent is not None and parent.direction == "outgoing":
+            return Match(parent, Correlation.X_HEADER, f"it is about <{named}>, which was sent from here")
+    return Match(None, Correlation.NONE, "it brings back no email that was sent from here")
 
 
 def _by_headers(evidence: Evidence, facts: Facts, settings: TrackingSettings) -> Match:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC
 from uuid import UUID
 
+from email_router.model.classes import Classification, MessageClass
 from email_router.model.evidence import Evidence, Facts, KnownActivity, RecordRef
 from email_router.model.mailbox import AccessMethod, Approval, FilterOption, MailboxKind, Receiver
 from email_router.model.settings import TrackingSettings
 from email_router.model.verdict import Correlation, NewCase, Reason, Verdict
 from email_router.tracking import resolve
+from email_router.tracking.classify import classify
 from email_router.tracking.correlate import Match, correlate
 
 TAKES = {
@@ -25,7 +28,20 @@ LONGEST_TITLE = 200
 
 def decide(evidence: Evidence, facts: Facts, settings: TrackingSettings, new_id: Callable[[], UUID]) -> Verdict:
     """Never raises. The order of the questions is the policy."""
-    if evidence.sender is None:
+    classified = classify(evidence, facts)
+    return replace(_decide(evidence, facts, settings, new_id, classified), classified=classified)
+
+
+def _decide(
+    evidence: Evidence,
+    facts: Facts,
+    settings: TrackingSettings,
+    new_id: Callable[[], UUID],
+    classified: Classification,
+) -> Verdict:
+    if classified.kind is MessageClass.OWN:
+        return _own(facts.by_message_id[evidence.message_id])
+    if evidence.sender is None and not classified.kind.is_report:  # mail systems often have no address
         return _refused(Reason.INVALID_SENDER, new_id, "Not tracked: the message names no valid sender (From).")
     if facts.duplicate is not None:
         return _duplicate(facts.duplicate)
@@ -46,13 +62,13 @@ def decide(evidence: Evidence, facts: Facts, settings: TrackingSettings, new_id:
     accepting = [(r, reason) for r in judges if (reason := _accepts(r, match, record)) is not None]
     if not accepting:
         return _nobody(evidence, judges, match, record, new_id, losing)
-    return _accepted(evidence, facts, settings, match, record, accepting, losing, new_id)
+    return _accepted(evidence, facts, classified, match, record, accepting, losing, new_id)
 
 
 def _accepted(
     evidence: Evidence,
     facts: Facts,
-    settings: TrackingSettings,
+    classified: Classification,
     match: Match,
     record: RecordRef | None,
     accepting: Sequence[tuple[Receiver, Reason]],
@@ -64,14 +80,14 @@ def _accepted(
     regarding = match.parent.regarding if match.parent is not None else None
     case = None
     if regarding is None:
-        case = next((_case(r, evidence, record, new_id) for r, _ in accepting if r.makes_cases), None)
+        case = next((_case(r, evidence, record, new_id) for r, _ in accepting if _makes_case(r, classified.kind)), None)
     queues = tuple(r.id for r, _ in accepting if r.kind is MailboxKind.QUEUE)
     parties, left_out = resolve.parties(evidence, facts, record)
     return Verdict(
         accept=True,
         reason=reason,
         activity=new_id(),
-        why=tuple(_why(evidence, first, reason, match, record, regarding, case)),
+        why=tuple(_why(evidence, classified, first, reason, match, record, regarding, case)),
         correlation=match.method,
         correlated=match.parent.id if match.parent is not None else None,
         regarding=RecordRef("incident", case.id, case.title, case.owner) if case is not None else regarding,
@@ -86,6 +102,7 @@ def _accepted(
 
 def _why(
     evidence: Evidence,
+    classified: Classification,
     first: Receiver,
     reason: Reason,
     match: Match,
@@ -100,10 +117,12 @@ def _why(
         + (record.called if record is not None else "known"),
     }
     lines = [f"Accepted: {because[reason]}."]
+    if classified.kind is not MessageClass.HUMAN:
+        lines += _why_class(evidence, classified)
     sender = evidence.sender.address if evidence.sender is not None else ""
     if record is not None:
         lines.append(f"Sender {sender} is {record.called}.")
-    else:
+    elif sender:
         lines.append(f"Sender {sender} matches no record and is kept as an address.")
     if match.parent is not None:
         place = f" and is filed regarding {regarding.called}" if regarding is not None else ""
@@ -112,7 +131,31 @@ def _why(
         lines.append(f"It starts a conversation: {match.why}.")
     if case is not None:
         lines.append(f'A new case is made by the rule of its queue: "{case.title}".')
+    elif first.makes_cases and regarding is None:
+        lines.append(f"No case is made of it: it is {classified.kind.value}.")
     return lines
+
+
+def _why_class(evidence: Evidence, classified: Classification) -> list[str]:
+    lines = [f"It is {_a(classified.kind)} ({classified.line})."]
+    if evidence.report is None or not classified.kind.is_report:
+        return lines
+    if evidence.tied is None:
+        return [*lines, "Whether it is about an email of ours was not looked up."]
+    if evidence.tied.email is None:
+        return [*lines, f"It changes nothing, since it cannot be verified: {evidence.tied.why}."]
+    about = f'"{evidence.tied.email.subject}"' if evidence.tied.email.subject else "an email"
+    lines.append(f"It is about {about}, sent from here: {evidence.tied.why}.")
+    for reported in evidence.tied.recipients:
+        words = " ".join(w for w in (reported.status, reported.said) if w)[:200] or reported.failure.value
+        lines.append(f"{reported.address}: {reported.action.value}{f', {words}' if words else ''}.")
+    return lines
+
+
+def _a(kind: MessageClass) -> str:
+    if kind in (MessageClass.LIST, MessageClass.SUPPRESS):
+        return kind.value
+    return f"{'an' if kind.value[0] in 'aeiou' else 'a'} {kind.value}"
 
 
 def _nobody(
@@ -214,6 +257,11 @@ def _owner(match: Match, record: RecordRef | None, accepting: Sequence[Receiver]
     return candidates[0] if candidates else None
 
 
+def _makes_case(receiver: Receiver, kind: MessageClass) -> bool:
+    """People's mail does; robots' only where somebody wants it; what a robot answers, or reports, never."""
+    return receiver.makes_cases and (kind.makes_records or (kind.is_machine and receiver.machines_make_cases))
+
+
 def _case(queue: Receiver, evidence: Evidence, record: RecordRef | None, new_id: Callable[[], UUID]) -> NewCase:
     sender = evidence.sender.address if evidence.sender is not None else ""
     title = queue.case_title.replace("{subject}", evidence.subject).replace("{sender}", sender).strip()
@@ -226,6 +274,12 @@ def _case(queue: Receiver, evidence: Evidence, record: RecordRef | None, new_id:
         queue.case_priority,
         customer,
     )
+
+
+def _own(known: KnownActivity) -> Verdict:
+    when = f"{known.created.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    words = f"It is our own email, sent on {when}; this mailbox is added to it."
+    return Verdict(False, Reason.DUPLICATE, known.id, (words,), Correlation.SKIPPED, regarding=known.regarding)
 
 
 def _duplicate(known: KnownActivity) -> Verdict:

@@ -6,6 +6,7 @@ from email_router.model.evidence import Evidence
 from email_router.model.filing import IncomingEmail
 from email_router.model.settings import TrackingSettings
 from email_router.tracking import token
+from email_router.tracking.classify import marks
 
 NEWEST_REFERENCES = 32
 """References looked at besides the first: long chains made look-ups slow elsewhere."""
@@ -32,4 +33,7 @@ def extract(incoming: IncomingEmail, settings: TrackingSettings) -> Evidence:
         received=incoming.received,
         date=email.date,
         receiving=incoming.receiving,
+        marks=marks(email, settings.own_lists),
+        report=incoming.report,
+        tied=incoming.tied,
     )

@@ -210,6 +210,7 @@ def _access(identifier: UUID, receiver: Receiver) -> dict[str, Any]:
         "approval": int(receiver.approval),
         "filter": int(receiver.filter_option),
         "makes_cases": receiver.makes_cases,
+        "machines": receiver.machines_make_cases,
         "title": clean(receiver.case_title),
         "priority": receiver.case_priority,
     }
@@ -236,7 +237,7 @@ VALUES (:id, :o, :key, :address, 0, 0, 0, 0, :number)
 """)
 _CHANGE = text("""
 UPDATE crm.receiver SET incoming = :incoming, outgoing = :outgoing, approval = :approval, filter_option = :filter,
-    makes_cases = :makes_cases, case_title = :title, case_priority = :priority
+    makes_cases = :makes_cases, machines_make_cases = :machines, case_title = :title, case_priority = :priority
 WHERE id = :id
 """)
 FORGET_RAW = text("""

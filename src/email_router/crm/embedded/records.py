@@ -61,7 +61,7 @@ class Records:
         return decide_batch(evidences, await self.lookup(evidences), self._settings, new_id)
 
     async def lookup(self, evidence: Sequence[Evidence]) -> Sequence[Facts]:
-        ids = {clean(i) for e in evidence for i in e.named_ids}
+        ids = {clean(i) for e in evidence for i in e.looked_up_ids}
         tokens = {clean(t) for e in evidence for t in e.tokens}
         keys = {clean(k) for e in evidence for k in e.addresses}
         async with transaction(self._engine) as db:
@@ -82,7 +82,7 @@ class Records:
         return [
             Facts(
                 duplicate=identities.get(e.identity),
-                by_message_id={i: by_id[c] for i in e.named_ids if (c := clean(i)) in by_id},
+                by_message_id={i: by_id[c] for i in e.looked_up_ids if (c := clean(i)) in by_id},
                 by_token={t: by_token[t] for t in e.tokens if t in by_token},
                 records={k: records[k] for k in e.addresses if k in records},
                 receivers={k: receivers[k] for k in e.addresses if k in receivers},
@@ -105,6 +105,7 @@ def receiver(row: Any) -> Receiver:
         owner=row.owner,
         enabled=row.active,
         makes_cases=row.makes_cases,
+        machines_make_cases=row.machines_make_cases,
         case_title=row.case_title,
         case_priority=row.case_priority,
     )
