@@ -45,6 +45,7 @@ from email_router.model.settings import (
     OutgoingProfile,
     Settings,
 )
+from email_router.net.backoff import delay
 from email_router.net.postgres import open_engine, transaction
 from email_router.net.spool import Spool, sweep
 from email_router.observe import maillog
@@ -593,12 +594,21 @@ async def _until_reachable(dsn: str) -> None:
 
 
 async def _keep_running(postgres: EmbeddedPostgres) -> None:
-    """The embedded server was killed: start it again; the flows wait and go on."""
+    """The embedded server was killed: start it again; the flows wait and go on. Why it cannot be is told once."""
+    failures, told = 0, ""
     while True:
         await postgres.wait()
-        with contextlib.suppress(Exception):
+        try:
             await postgres.start()
-        await asyncio.sleep(0.2)
+            if told:
+                maillog.mailbox_state("database", "ok")
+            failures, told = 0, ""
+        except Exception as error:
+            failures += 1
+            if str(error) != told:
+                told = str(error)
+                maillog.mailbox_state("database", "away", told)
+        await asyncio.sleep(delay(failures, first=0.2, most=5.0) if failures else 0.2)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

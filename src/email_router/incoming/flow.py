@@ -311,9 +311,10 @@ def _may_change(mailbox: MailboxSettings, outcome: Outcome) -> bool:
 
 
 async def _postpone(ways: Ways, receipts: Sequence[Receipt], error: RouterError, term: Term, report: Report) -> None:
-    asked = error.retry_after if isinstance(error, Transient) else 60.0
-    seconds = asked if asked is not None else delay(max(r.attempts for r in receipts) + 1, first=2.0)
-    seconds = seconds if ways.later is None else ways.later
+    asked = error.retry_after if isinstance(error, Transient | NeedsOperator) else None
+    if asked is None:
+        asked = 60.0 if isinstance(error, NeedsOperator) else delay(max(r.attempts for r in receipts) + 1, first=2.0)
+    seconds = asked if ways.later is None else ways.later
     report.again = min(seconds, report.again) if report.again is not None else seconds
     report.error = error
     maillog.postponed(receipts, seconds, error)

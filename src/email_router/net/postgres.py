@@ -85,9 +85,13 @@ def translated(error: Exception) -> RouterError:
     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, pg.DiskFull):
         return NeedsOperator(
-            "The database's disk is full", said=said, cure="free space on it; work goes on by itself", scope="router"
+            "The database's disk is full",
+            said=said,
+            cure="free space on it; work goes on by itself",
+            scope="router",
+            retry_after=5,
         )
-    if isinstance(error, pg.TooManyConnections) or "too many clients" in said or isinstance(error, exc.TimeoutError):
+    if isinstance(error, pg.TooManyConnections | exc.TimeoutError) or _says(said, _NO_CONNECTION):
         return Transient(
             "The database has no connection free",
             said=said,
@@ -95,12 +99,16 @@ def translated(error: Exception) -> RouterError:
             scope="router",
             retry_after=5,
         )
-    if (
-        isinstance(error, (pg.InvalidPassword, pg.InvalidAuthorizationSpecification))
-        or "password authentication" in said
-    ):
+    if isinstance(error, pg.InvalidPassword | pg.InvalidAuthorizationSpecification) or _says(said, _NO_LOGIN):
         return NeedsOperator(
             "The database refused the login", said=said, cure="check user and password in the DSN", scope="router"
+        )
+    if isinstance(error, pg.InvalidCatalogName) or _says(said, _NO_DATABASE):
+        return NeedsOperator(
+            "The database does not exist",
+            said=said,
+            cure="make it (createdb), or correct its name in the DSN",
+            scope="router",
         )
     if isinstance(error, (pg.InsufficientPrivilege, pg.ReadOnlySqlTransaction)):
         return NeedsOperator(
@@ -116,10 +124,20 @@ def translated(error: Exception) -> RouterError:
     return Transient(
         "The database cannot be reached",
         said=said,
-        cure="work goes on by itself when it is back",
+        cure="start it, or correct the DSN; a running router goes on by itself when it is back",
         scope="router",
         retry_after=2,
     )
+
+
+_NO_CONNECTION = ("too many clients", "too many connections", "connection slots are reserved")
+_NO_LOGIN = ("password authentication failed", "no password supplied", "no pg_hba.conf entry", 'FATAL:  role "')
+_NO_DATABASE = ('FATAL:  database "',)
+"""What servers say when they end a login: libpq tells no SQLSTATE of a connection that failed."""
+
+
+def _says(said: str, words: Sequence[str]) -> bool:
+    return any(word in said for word in words)
 
 
 def clean(value: str) -> str:
