@@ -153,19 +153,27 @@ class Engine:
         After a time in which nobody could reach the database, or we slept, nobody is taken for dead until all had time
         to give a sign of life.
         """
-        told = 0
+        told, away = 0, ""
         while True:
             await asyncio.sleep(SWEEP)
             if told != self.shards:
                 told = self.shards
                 maillog.serving(told)
-            with suppress(exceptions.ProcrastinateException, RouterError):
+            try:
                 await self._look()
                 if self._looked >= self._blind_until:
                     await self._rescue(STALE)
                 await self._enter_missing()
-                for shard in sorted(self._held)[: max(0, len(self._held) - self._share)]:
-                    self._held[shard].stop()
+            except (exceptions.ProcrastinateException, RouterError) as error:
+                if not away:  # once for all shards
+                    away = str(error.__cause__ or error)
+                    maillog.mailbox_state("database", "away", away)
+                continue
+            if away:
+                away = ""
+                maillog.mailbox_state("database", "ok")
+            for shard in sorted(self._held)[: max(0, len(self._held) - self._share)]:
+                self._held[shard].stop()
 
     async def _look(self) -> None:
         """A sign of life, what is still ours, and what our share is when all routers hold about the same."""
@@ -215,8 +223,7 @@ class Engine:
             while not await shard.stopping(0.0):
                 try:
                     term = await self._ownership.take(number, self._name)
-                except RouterError as error:
-                    maillog.mailbox_state(f"shard {number}", "away", str(error))
+                except RouterError:  # which the sweep tells
                     await shard.stopping(RETRY)
                 else:
                     return await shard.run(term)

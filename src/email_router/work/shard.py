@@ -66,8 +66,7 @@ class Shard:
     async def _reconcile(self, term: Term) -> None:
         try:
             wanted = {unit.name: unit for unit in await self._units(term.shard)}
-        except RouterError as error:  # the database is away: what runs goes on
-            maillog.mailbox_state(f"shard {term.shard}", "settings cannot be read", str(error))
+        except RouterError:  # the database is away, as the sweep tells: what runs goes on
             return
         running = self._running
         await self._end([n for n, (mark, _, _) in running.items() if n not in wanted or wanted[n].fingerprint != mark])
