@@ -6,6 +6,7 @@ connection, a restart or a deadlock is Transient; what needs a person (a passwor
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -91,7 +92,7 @@ def translated(error: Exception) -> RouterError:
             scope="router",
             retry_after=5,
         )
-    if isinstance(error, pg.TooManyConnections | exc.TimeoutError) or _says(said, _NO_CONNECTION):
+    if isinstance(error, pg.TooManyConnections | exc.TimeoutError) or _NO_CONNECTION.search(said):
         return Transient(
             "The database has no connection free",
             said=said,
@@ -99,11 +100,11 @@ def translated(error: Exception) -> RouterError:
             scope="router",
             retry_after=5,
         )
-    if isinstance(error, pg.InvalidPassword | pg.InvalidAuthorizationSpecification) or _says(said, _NO_LOGIN):
+    if isinstance(error, pg.InvalidPassword | pg.InvalidAuthorizationSpecification) or _NO_LOGIN.search(said):
         return NeedsOperator(
             "The database refused the login", said=said, cure="check user and password in the DSN", scope="router"
         )
-    if isinstance(error, pg.InvalidCatalogName) or _says(said, _NO_DATABASE):
+    if isinstance(error, pg.InvalidCatalogName) or _NO_DATABASE.search(said):
         return NeedsOperator(
             "The database does not exist",
             said=said,
@@ -130,14 +131,13 @@ def translated(error: Exception) -> RouterError:
     )
 
 
-_NO_CONNECTION = ("too many clients", "too many connections", "connection slots are reserved")
-_NO_LOGIN = ("password authentication failed", "no password supplied", "no pg_hba.conf entry", 'FATAL:  role "')
-_NO_DATABASE = ('FATAL:  database "',)
+_NO_CONNECTION = re.compile("too many clients|too many connections|connection slots are reserved")
+_NO_LOGIN = re.compile(
+    "password authentication failed|no password supplied|no pg_hba.conf entry|"
+    'role ".*" (?:does not exist|is not permitted to log in)'
+)
+_NO_DATABASE = re.compile('database ".*" does not exist')
 """What servers say when they end a login: libpq tells no SQLSTATE of a connection that failed."""
-
-
-def _says(said: str, words: Sequence[str]) -> bool:
-    return any(word in said for word in words)
 
 
 def clean(value: str) -> str:
