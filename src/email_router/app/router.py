@@ -55,7 +55,7 @@ from email_router.settings.bootstrap import Bootstrap
 from email_router.settings.problems import Problem
 from email_router.settings.read import Kind, read
 from email_router.settings.secret import resolve
-from email_router.store.backup import backup, daily_name, expired, restore
+from email_router.store.backup import backup, daily_name, expired, restore, restored
 from email_router.store.decisions import Decisions
 from email_router.store.embedded import EmbeddedPostgres
 from email_router.store.installation import Installation, Mailboxes, Revisions
@@ -503,6 +503,7 @@ class Router:
         Returns the manifest and how many emails are uncertain.
         """
         manifest = await restore(self.engine, self.dsn, file, replace=replace)
+        await _migrate(self.dsn)
         self._settings = NOT_PUBLISHED  # revision numbers of the backup say nothing about what was known before
         settings = await self.settings()
         uncertain = 0
@@ -510,6 +511,7 @@ class Router:
             term = await self.shards.take(shard_of(f"outgoing {profile.name}"), "restore")
             for deployment in settings.deployments.values():
                 uncertain += await self._doubt(settings, profile, deployment, term)
+        await restored(self.engine, manifest)
         return manifest, uncertain
 
     async def _doubt(self, settings: Settings, profile: OutgoingProfile, deployment: Deployment, term: Term) -> int:
@@ -564,8 +566,7 @@ async def opened(bootstrap: Bootstrap, *, beside: bool = False) -> AsyncIterator
             dsn = postgres.dsn
         if running:
             await _until_reachable(dsn)
-        await migrate(dsn, store.MIGRATIONS, store.SCHEMA)
-        await migrate(dsn, embedded_crm.MIGRATIONS, embedded_crm.SCHEMA)
+        await _migrate(dsn)
         name = f"{new_id().hex[-8:]}@{socket.gethostname()}:{os.getpid()}"
         engine = open_engine(dsn, name=name)
         stack.push_async_callback(engine.dispose)
@@ -573,6 +574,11 @@ async def opened(bootstrap: Bootstrap, *, beside: bool = False) -> AsyncIterator
         _make_spool(router.spool_directory, clean=router.alone and not running)
         await router.installation.open(router.host, shared=bool(bootstrap.dsn))
         yield router
+
+
+async def _migrate(dsn: str) -> None:
+    await migrate(dsn, store.MIGRATIONS, store.SCHEMA)
+    await migrate(dsn, embedded_crm.MIGRATIONS, embedded_crm.SCHEMA)
 
 
 async def _until_reachable(dsn: str) -> None:

@@ -1,7 +1,8 @@
 """Backup and restore: PostgreSQL's own dump with a manifest beside it, in one file.
 
 What may fail: the disk is full, the file is no backup, the database is not empty, the dump is of a newer release. A
-backup is written under another name and renamed when it is whole; a restore is one transaction: all of it or nothing.
+backup is written under another name and renamed when it is whole. A restore is one transaction, and the hold on
+outgoing mail is part of it: whenever the router ends, the database is as it was, or restored and held.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import os
 import tarfile
 import tempfile
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -27,6 +30,11 @@ from email_router.store.embedded import wheel_binaries
 MANIFEST = "manifest.json"
 DUMP = "database.dump"
 FORMAT = 1
+SCHEMAS = ("router", "crm", "work")
+END_OF_ROWS = b"\\.\n"
+NOT_FOR_SERVERS = (b"\\restrict", b"\\unrestrict", b"SET transaction_timeout")
+"""Lines for psql, and a setting that servers before PostgreSQL 17 do not know."""
+BROKEN_OFF = "a restore was broken off before its end; run it again, with --replace"
 KEPT = 7
 """Daily dumps that are kept."""
 
@@ -66,24 +74,57 @@ async def restore(engine: AsyncEngine, dsn: str, file: Path, *, replace: bool) -
     await engine.dispose()
     with tempfile.TemporaryDirectory() as directory:
         dump = await asyncio.to_thread(_unpack, file, Path(directory))
-        await _run(
-            *("pg_restore", "--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction"),
-            *("--exit-on-error", str(dump)),
-            dsn=dsn,
-            where=str(file),
-        )
+        script = Path(directory) / "restore.sql"
+        await _run("pg_restore", "--no-owner", "--no-privileges", f"--file={script}", str(dump), where=str(file))
+        try:
+            async with await psycopg.AsyncConnection.connect(dsn) as connection:
+                await _replay(connection, script)
+                await connection.execute("UPDATE router.installation SET outgoing_hold = %s", (BROKEN_OFF,))
+        except psycopg.Error as error:
+            raise NeedsOperator(
+                "The backup could not be restored",
+                where=str(file),
+                said=str(error).strip().splitlines()[0],
+                cure="check free space and the rights of the database user, then try again; nothing was changed",
+            ) from error
+    return manifest
+
+
+async def restored(engine: AsyncEngine, manifest: dict[str, Any]) -> None:
+    """All that belongs to a restore is done: what was waiting is uncertain."""
     hold = f"the database was restored from a backup of {manifest['taken']}; the original may have sent mail since"
     async with transaction(engine) as db:
         await db.execute(text("UPDATE router.installation SET outgoing_hold = :hold"), {"hold": hold})
-    return manifest
+
+
+async def _replay(connection: psycopg.AsyncConnection[Any], script: Path) -> None:
+    """What psql would do, in the transaction of `connection`, in place of all that is there: the script of a dump is
+    statements, with the rows of a table after each COPY."""
+    for schema in SCHEMAS:
+        await connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE".encode())
+    with script.open("rb") as lines:
+        statements: list[bytes] = []
+        for line in lines:
+            if line.startswith(NOT_FOR_SERVERS):
+                continue
+            if not (line.startswith(b"COPY ") and line.endswith(b"FROM stdin;\n")):
+                statements.append(line)
+                continue
+            await connection.execute(b"".join(statements))
+            statements.clear()
+            async with connection.cursor() as cursor, cursor.copy(line) as copy:
+                for row in iter(partial(next, lines, END_OF_ROWS), END_OF_ROWS):
+                    await copy.write(row)
+        await connection.execute(b"".join(statements))
 
 
 def read_manifest(file: Path) -> dict[str, Any]:
     """What a backup says of itself. Raises NeedsOperator when it is none, or of a newer release."""
     try:
         with tarfile.open(file) as whole:
-            member = whole.extractfile(MANIFEST)
-            manifest: dict[str, Any] = json.loads(member.read()) if member is not None else {}
+            first = whole.next()
+            stream = whole.extractfile(first) if first is not None and first.name == MANIFEST else None
+            manifest: dict[str, Any] = json.loads(stream.read() if stream is not None else b"")
     except OSError as error:
         raise NeedsOperator(
             "The backup cannot be read", where=str(file), said=said_by(error), cure="correct the path or its rights"
@@ -165,16 +206,24 @@ def _pack(manifest: dict[str, Any], dump: Path, whole: Path, file: Path) -> None
 
 
 def _unpack(file: Path, directory: Path) -> Path:
-    with tarfile.open(file) as whole:
-        whole.extract(DUMP, directory, filter="data")
+    try:
+        with tarfile.open(file) as whole:
+            whole.extract(DUMP, directory, filter="data")
+    except (tarfile.TarError, KeyError, OSError, EOFError) as error:
+        raise NeedsOperator(
+            "The backup is damaged",
+            where=str(file),
+            said=said_by(error),
+            cure="take another copy of it, or an older one; nothing was changed",
+        ) from error
     return directory / DUMP
 
 
-async def _run(program: str, *arguments: str, dsn: str, where: str) -> None:
+async def _run(program: str, *arguments: str, where: str, dsn: str = "") -> None:
     place, secret = without_password(dsn)
     done = await asyncio.create_subprocess_exec(
         str(wheel_binaries() / program),
-        f"--dbname={place}",
+        *([f"--dbname={place}"] if place else []),
         *arguments,
         env=os.environ | ({"PGPASSWORD": secret} if secret else {}),
         stdout=asyncio.subprocess.DEVNULL,
