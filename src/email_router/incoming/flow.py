@@ -181,7 +181,7 @@ async def _judged_and_filed(ways: Ways, deployed: Deployed, seen: Sequence[Seen]
         *(_bug(letter, error) for letter, error in judged if isinstance(error, Exception)),
         *await _filed(deployed, verdicts, term),
     ]
-    await reports.apply(verdicts, ways.sent, term)
+    await reports.apply(verdicts, deployed.settings.name, ways.sent, term)
     return told
 
 

@@ -40,8 +40,14 @@ def _tied(found: Report, known: Sequence[SentEmail], item: IncomingEmail) -> Tie
     return tie(found, known, item.received) if found.kind is not ReportKind.OTHER else None
 
 
-async def apply(verdicts: Sequence[tuple[Letter, Verdict]], sent: Sent, term: Term) -> None:
-    """Verified bounces: the email did not reach these recipients after all, in the words of their server."""
+async def apply(verdicts: Sequence[tuple[Letter, Verdict]], deployment: str, sent: Sent, term: Term) -> None:
+    """Verified bounces: the email did not reach these recipients after all, in the words of their server.
+
+    Whatever names an email of ours was written by somebody who has got it: that settles one that is uncertain.
+    """
+    named = dict.fromkeys(i for letter, _ in verdicts for i in _named(letter.incoming))
+    if named:
+        await sent.proved(deployment, list(named), term)
     bounces = [b for letter, verdict in verdicts if _is_bounce(verdict) for b in _bounces(letter.incoming)]
     if not bounces:
         return
@@ -50,6 +56,12 @@ async def apply(verdicts: Sequence[tuple[Letter, Verdict]], sent: Sent, term: Te
         for bounce in bounces:
             maillog.bounced(bounce)
     hit("after-bounced")
+
+
+def _named(incoming: IncomingEmail) -> tuple[str, ...]:
+    if incoming.tied is not None:
+        return (incoming.tied.email.message_id,) if incoming.tied.email is not None else ()
+    return (*incoming.email.in_reply_to, *incoming.email.references)
 
 
 def _is_bounce(verdict: Verdict) -> bool:

@@ -90,6 +90,12 @@ class IncomingProfile:
     connections: int = help_field("How many mailboxes of this profile may be read at the same time.", 20)
 
 
+class UncertainPolicy(StrEnum):
+    ASK = "ask"
+    SENT = "sent"
+    AGAIN = "again"
+
+
 @dataclass(frozen=True, slots=True)
 class OutgoingProfile:
     """An email system that mail is sent through."""
@@ -105,6 +111,14 @@ class OutgoingProfile:
         "So often is an email tried that the server defers; a server that cannot be reached does not count.", 10
     )
     give_up_hours: float = help_field("Hours that mail waits for a server that cannot be reached.", 72.0)
+    uncertain_policy: UncertainPolicy = help_field(
+        "What becomes of an email that was handed over and never answered for: `ask` leaves it to a person, `sent` "
+        "takes it for sent, `again` sends it once more, which its recipients may get twice.",
+        UncertainPolicy.ASK,
+    )
+    uncertain_hours: float = help_field(
+        "Hours that are waited for a reply or a bounce, which settle it, before `sent` or `again` does.", 24.0
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from email_router.model.outgoing import (
     Settlement,
 )
 from email_router.model.receipt import Term
-from email_router.model.settings import OutgoingProfile
+from email_router.model.settings import OutgoingProfile, UncertainPolicy
 from email_router.net.backoff import delay
 from email_router.net.spool import Spool
 from email_router.observe import maillog
@@ -81,6 +81,10 @@ async def run(ways: Ways, term: Term) -> Report:
     report.held = await ways.settling.held()
     if report.held:
         return report
+    policy = ways.profile.uncertain_policy
+    if policy is not UncertainPolicy.ASK:
+        hours = ways.profile.uncertain_hours
+        await ways.ledger.settle_old(ways.profile.name, policy.value, hours * 3600, term)
     claimed = await _claim(ways, term)
     rows = await ways.ledger.due(ways.profile.name, ROUND, term)
     emails = claimed | await _loaded(ways, [row for row in rows if row.email not in claimed])

@@ -123,6 +123,10 @@ class Ledger(Protocol):
         """
         ...
 
+    async def settle_old(self, profile: str, verdict: str, seconds: float, term: Term) -> int:
+        """What was handed over so long ago and is still uncertain is `sent` now, or pending `again`; how many."""
+        ...
+
     async def hand_over(self, rows: Sequence[UUID], term: Term) -> None:
         """The hand-over mark, committed before the final dot."""
         ...
@@ -167,6 +171,10 @@ class Sent(Protocol):
 
         Returns how many emails were changed.
         """
+        ...
+
+    async def proved(self, deployment: str, message_ids: Sequence[str], term: Term) -> int:
+        """Somebody has got these: those among them that are uncertain are sent. Returns how many."""
         ...
 
 

@@ -40,7 +40,17 @@ _POLLING = frozenset({"poll_seconds", "jitter", "connections"})
 _PUSHED = frozenset({"poll_seconds"})
 _READING = frozenset({"folder", "threshold"})
 """Settings of a mailbox that only count where it is read."""
-_SENDING = frozenset({"connections", "messages_per_minute", "retry_seconds", "attempts", "give_up_hours"})
+_SENDING = frozenset(
+    {
+        "connections",
+        "messages_per_minute",
+        "retry_seconds",
+        "attempts",
+        "give_up_hours",
+        "uncertain_policy",
+        "uncertain_hours",
+    }
+)
 _RANGES = {
     "attempts": (1, 1000),
     "connect_timeout": (0.1, 600),
@@ -59,6 +69,7 @@ _RANGES = {
     "token_counter_digits": (1, 9),
     "token_user_digits": (1, 9),
     "token_wrap_days": (1, 36500),
+    "uncertain_hours": (0.01, 8760),
 }
 """Beyond these nothing works: no token is told from another, no time can be reckoned, no server is waited for."""
 _LOCAL = ("localhost", "127.", "::1", "[::1]")

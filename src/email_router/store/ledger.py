@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from email_router.model.errors import Fenced
 from email_router.model.ids import new_id
@@ -94,6 +94,19 @@ SELECT l.id, l.email, l.deployment, l.state, l.message_id, l.attempts, l.last_er
 FROM router.ledger l WHERE profile = :profile AND deployment = ANY(:deployments) AND NOT settled
 ORDER BY id LIMIT :limit
 """)
+OLD = text("""
+SELECT id FROM router.ledger WHERE profile = :profile AND state = 'uncertain'
+    AND handed_over < now() - make_interval(secs => :seconds)
+""")
+SETTLE_UNCERTAIN = text("""
+UPDATE router.ledger SET state = :state, handed_over = CASE WHEN :state = 'sent' THEN handed_over END,
+    settled = false, attempts = attempts + 1, next_attempt = now(), last_error = :note
+WHERE id = ANY(:ids) AND state = 'uncertain' RETURNING id
+""")
+SETTLE_RECIPIENTS = text("""
+UPDATE router.ledger_recipient SET state = :state WHERE ledger = ANY(:ids) AND state IN ('pending', 'deferred')
+""")
+NOTES = {"sent": "taken for sent,", "again": "sent again,"}
 COUNTS = text("""
 SELECT state, count(*) AS n FROM router.ledger WHERE state IN ('pending', 'uncertain') GROUP BY state
 UNION ALL SELECT state, count(*) FROM router.ledger
@@ -182,6 +195,14 @@ class Ledger:
                     },
                 )
 
+    async def settle_old(self, profile: str, verdict: str, seconds: float, term: Term) -> int:
+        async with fenced(self._engine, term) as db:
+            rows = [row.id for row in await db.execute(OLD, {"profile": profile, "seconds": seconds})]
+            if not rows:
+                return 0
+            note = f"nothing was heard of it for {seconds / 3600:g} hours: {NOTES[verdict]} as the settings say"
+            return await settle_uncertain(db, rows, verdict, note)
+
     async def doubt(self, profile: str, said: str, term: Term) -> int:
         """Everything that still waits becomes uncertain; returns how many."""
         async with fenced(self._engine, term) as db:
@@ -251,25 +272,22 @@ class Outgoing:
 
     async def settle(self, row: UUID, verdict: str) -> bool:
         """A person decides an uncertain email: `sent`, `again` or `failed`. False when it is not uncertain any more."""
-        state = {"sent": "sent", "again": "pending", "failed": "failed"}[verdict]
-        recipient = {"sent": "accepted", "again": "pending", "failed": "refused"}[verdict]
         async with transaction(self._engine) as db:
-            changed = await db.execute(
-                text(
-                    "UPDATE router.ledger SET state = :state, handed_over = NULL, settled = false, "
-                    "attempts = attempts + 1, next_attempt = now(), last_error = :note "
-                    "WHERE id = :id AND state = 'uncertain'"
-                ),
-                {"id": row, "state": state, "note": f"settled by an operator: {verdict}"},
-            )
-            await db.execute(
-                text(
-                    "UPDATE router.ledger_recipient SET state = :state WHERE ledger = :id AND :changed "
-                    "AND state IN ('pending', 'deferred')"
-                ),
-                {"id": row, "state": recipient, "changed": bool(changed.rowcount)},
-            )
-            return bool(changed.rowcount)
+            return bool(await settle_uncertain(db, [row], verdict, f"settled by an operator: {verdict}"))
+
+
+async def settle_uncertain(db: AsyncConnection, rows: Sequence[UUID], verdict: str, note: str) -> int:
+    """What is uncertain among these becomes `sent`, pending `again`, or `failed`; returns how many were.
+
+    It counts as an attempt, so that what the CRM was told of it meanwhile is seen to be old.
+    """
+    state = {"sent": "sent", "again": "pending", "failed": "failed"}[verdict]
+    recipient = {"sent": "accepted", "again": "pending", "failed": "refused"}[verdict]
+    changed = await db.execute(SETTLE_UNCERTAIN, {"ids": list(rows), "state": state, "note": note})
+    ids = [row.id for row in changed]
+    if ids:
+        await db.execute(SETTLE_RECIPIENTS, {"ids": ids, "state": recipient})
+    return len(ids)
 
 
 def _row(email: OutgoingEmail, profile: str, now: datetime) -> LedgerRow:

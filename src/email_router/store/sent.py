@@ -17,6 +17,7 @@ from email_router.model.receipt import Term
 from email_router.model.report import SentEmail
 from email_router.net.postgres import clean, transaction
 from email_router.ports.store import Bounce
+from email_router.store.ledger import settle_uncertain
 from email_router.store.shards import fenced
 
 FIND = text("""
@@ -34,16 +35,16 @@ RETURNING r.ledger
 """)
 FAIL = text("""
 UPDATE router.ledger AS l SET settled = false, attempts = attempts + 1, last_error = t.said,
-    state = CASE WHEN l.state NOT IN ('sent', 'uncertain') THEN l.state
+    state = CASE WHEN l.state <> 'sent' THEN l.state
         WHEN EXISTS (SELECT 1 FROM router.ledger_recipient r WHERE r.ledger = l.id AND r.state <> 'refused') THEN 'sent'
         ELSE 'failed' END
 FROM unnest(CAST(:rows AS uuid[]), CAST(:said AS text[])) AS t(id, said) WHERE l.id = t.id
 """)
-ACCEPTED = text("""
-UPDATE router.ledger_recipient AS r SET state = 'accepted' FROM router.ledger l
-WHERE l.id = r.ledger AND r.ledger = ANY(:rows) AND l.state = 'uncertain' AND r.state IN ('pending', 'deferred')
+
+
+UNCERTAIN = text("""
+SELECT id FROM router.ledger WHERE deployment = :deployment AND message_id = ANY(:message_ids) AND state = 'uncertain'
 """)
-"""Uncertain, and a report of it came back: it was handed over for all of them."""
 
 
 class Sent:
@@ -83,6 +84,14 @@ class Sent:
             changed = {row.ledger for row in refused}
             said = {b.row: f"{b.address}: {b.said}" for b in reversed(bounces) if b.row in changed}
             if said:
-                await db.execute(ACCEPTED, {"rows": list(said)})
                 await db.execute(FAIL, {"rows": list(said), "said": [clean(s) for s in said.values()]})
             return len(said)
+
+    async def proved(self, deployment: str, message_ids: Sequence[str], term: Term) -> int:
+        values = {"deployment": deployment, "message_ids": [clean(i) for i in message_ids]}
+        async with transaction(self._engine) as db:
+            rows = [row.id for row in await db.execute(UNCERTAIN, values)]
+        if not rows:
+            return 0
+        async with fenced(self._engine, term) as db:
+            return await settle_uncertain(db, rows, "sent", "somebody who has got it names it: it was sent")

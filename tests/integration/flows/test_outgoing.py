@@ -17,9 +17,11 @@ from sqlalchemy import text
 from email_router.crm.embedded.outbox import Outbox
 from email_router.crm.embedded.writing import Draft
 from email_router.model.errors import Fenced, NeedsOperator, Permanent, Transient
+from email_router.model.mailbox import FilterOption
 from email_router.model.message import Address, Content
 from email_router.model.outgoing import AttachmentRef, Envelope, RecipientResult, RecipientState, SendState
 from email_router.model.receipt import Outcome, Term
+from email_router.model.settings import UncertainPolicy
 from email_router.outgoing import flow
 from email_router.ports.mail import Uncertain
 from tests.fixtures.company import Company, letter
@@ -157,6 +159,70 @@ async def test_a_person_settles_what_is_uncertain(acme: Company, verdict: str, s
     assert await status(acme, identifier) == state
     assert len(acme.mail.sent) == copies
     assert len({email.message_from_bytes(raw)["Message-ID"] for _, raw in acme.mail.sent}) == 1
+
+
+async def uncertain(acme: Company, hours: float) -> UUID:
+    """An email that was handed over so long ago, and never answered for."""
+    await acme.queue(HELP)
+    identifier = await acme.actions.send(draft())
+    acme.mail.fail["answer"] = [Uncertain("connection lost")]
+    await acme.send([HELP])
+    assert (await status(acme, identifier), len(acme.mail.sent)) == ("Sending", 1)
+    async with acme.engine.begin() as db:
+        changed = "UPDATE router.ledger SET handed_over = now() - make_interval(secs => :seconds)"
+        await db.execute(text(changed), {"seconds": hours * 3600})
+    return identifier
+
+
+@pytest.mark.parametrize(
+    ("policy", "hours", "state", "copies", "said"),
+    [
+        (UncertainPolicy.ASK, 1000, "Sending", 1, "Uncertain: connection lost"),
+        (UncertainPolicy.SENT, 23.9, "Sending", 1, "Uncertain: connection lost"),
+        (
+            UncertainPolicy.SENT,
+            24.1,
+            "Sent",
+            1,
+            "nothing was heard of it for 24 hours: taken for sent, as the settings say",
+        ),
+        (UncertainPolicy.AGAIN, 23.9, "Sending", 1, "Uncertain: connection lost"),
+        (UncertainPolicy.AGAIN, 24.1, "Sent", 2, ""),
+    ],
+)
+async def test_the_settings_may_settle_what_is_uncertain(
+    acme: Company, policy: UncertainPolicy, hours: float, state: str, copies: int, said: str
+) -> None:
+    identifier = await uncertain(acme, hours)
+    acme.profile = replace(acme.profile, uncertain_policy=policy)
+    for _ in range(2):
+        await acme.send([HELP])
+        found = await acme.actions.activity(identifier)
+        assert found is not None
+        assert (found["status"], len(acme.mail.sent), found["said"]) == (state, copies, said)
+    assert len({email.message_from_bytes(raw)["Message-ID"] for _, raw in acme.mail.sent}) == 1
+
+
+@pytest.mark.parametrize("option", [FilterOption.ALL, FilterOption.NONE])
+async def test_a_reply_proves_that_it_was_sent(acme: Company, option: FilterOption) -> None:
+    identifier = await uncertain(acme, 1)
+    [row] = await ledger(acme)
+    await acme.user("ann@acme.test", option)
+    acme.mail.deliver("ann@acme.test", letter(1, "ann@acme.test", answers=row["message_id"]))
+    await acme.run("ann@acme.test")
+    await acme.send([HELP])
+    found = await acme.actions.activity(identifier)
+    assert found is not None
+    assert (found["status"], found["said"]) == ("Sent", "somebody who has got it names it: it was sent")
+    assert len(acme.mail.sent) == 1
+
+
+async def test_a_reply_to_something_else_proves_nothing(acme: Company) -> None:
+    identifier = await uncertain(acme, 1)
+    acme.mail.deliver(HELP, letter(1, HELP, answers="other@acme.test"))
+    await acme.run(HELP)
+    await acme.send([HELP])
+    assert await status(acme, identifier) == "Sending"
 
 
 async def test_a_mark_without_a_result_is_uncertain_for_the_next_router(acme: Company) -> None:
