@@ -19,7 +19,8 @@ def lines(text: str) -> dict[Path, int]:
             header = _path(line.strip().split("#")[0] if '"' not in line else line.strip())
             if header is not None:
                 table = header
-                found.setdefault(table, number)
+                for depth in range(1, len(table) + 1):
+                    found.setdefault(table[:depth], number)
             continue
         match = _KEY.match(line)
         key = _path(f"{match.group(1)} = 0") if match is not None else None
