@@ -166,8 +166,8 @@ exist is an error.
 _BOOTSTRAP = """\
 Named by `--config`, else by the environment variable EMAIL_ROUTER_CONFIG, else `/etc/email-router/router.toml` if it is
 there. Each key may also be given by the environment, which wins: EMAIL_ROUTER_DATA, EMAIL_ROUTER_DSN,
-EMAIL_ROUTER_KEY_FILE, EMAIL_ROUTER_LISTEN, EMAIL_ROUTER_LOG. The key of stored passwords may itself stand in
-EMAIL_ROUTER_KEY, or be the systemd credential `email-router-key`; both go before `key_file`.
+EMAIL_ROUTER_KEY_FILE, EMAIL_ROUTER_LISTEN, EMAIL_ROUTER_LOG, EMAIL_ROUTER_HOST. The key of stored passwords may itself
+stand in EMAIL_ROUTER_KEY, or be the systemd credential `email-router-key`; both go before `key_file`.
 """
 _DEPLOYMENT = """\
 An organization in the CRM that the router serves. NAME is of your choice and appears in logs and decisions. There may

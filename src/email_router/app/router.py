@@ -127,7 +127,7 @@ class Router:
         self, bootstrap: Bootstrap, engine: AsyncEngine, dsn: str, key: bytes | None, *, alone: bool, name: str = ""
     ) -> None:
         self.bootstrap = bootstrap
-        self.host = socket.gethostname()
+        self.host = bootstrap.host_name
         self.name = name
         """Ours alone among all routers there ever were; our database sessions bear it."""
         self.engine = engine

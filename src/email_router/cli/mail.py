@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -385,11 +384,12 @@ async def outgoing_release(*, common: Common = HERE) -> int:
     """Let outgoing mail go again after a restore or on a new host. Make sure that the original does not run.
 
     Mail is held when an installation wakes up where it may be a copy: after `email-router restore`, or when the
-    embedded database is started on another host. From now on this host is the one that is known.
+    embedded database is started on another host. From now on this host is the one that is known. Its
+    name is what `host` in router.toml says, if it says something: in a container it should.
     """
     async with router(common) as made:
         hold = await made.ledger.held()
-        await made.installation.release(socket.gethostname())
+        await made.installation.release(made.host)
     if common.json:
         print_json({"released": hold})
     else:

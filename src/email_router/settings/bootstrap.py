@@ -5,6 +5,7 @@
     key_file = "/etc/email-router/key" # the key of stored secrets; never beside the data
     listen = "127.0.0.1:8025"          # the status page; "" for none
     log = "console"                    # or "json"
+    host = "mail1"                     # where this installation runs, if the host's name says nothing (containers)
 
 Each may be given by the environment as EMAIL_ROUTER_DATA, EMAIL_ROUTER_DSN and so on, which wins.
 """
@@ -12,6 +13,7 @@ Each may be given by the environment as EMAIL_ROUTER_DATA, EMAIL_ROUTER_DSN and 
 from __future__ import annotations
 
 import os
+import socket
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -42,6 +44,16 @@ class Bootstrap:
     )
     listen: str = help_field('Where the status page is served; "" for nowhere.', "127.0.0.1:8025")
     log: str = help_field("`console` lines for people, or `json` for programs.", "console")
+    host: str = help_field(
+        "Where this installation runs; by default the host's name. A container, whose own name changes each time it "
+        "is made, is given its machine's: a database that wakes up elsewhere may be a copy, and holds outgoing mail.",
+        "",
+    )
+
+    @property
+    def host_name(self) -> str:
+        """The place that the installation knows as its own."""
+        return self.host or socket.gethostname()
 
     @property
     def data_directory(self) -> Path:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -282,6 +285,34 @@ def test_what_is_uncertain_is_listed_and_settled(acme: Terminal) -> None:
     assert (answer.code, answer.out) == (3, "")
     assert answer.err.splitlines()[0] == f"Error: There is no uncertain email {ids['sent']}"
     assert acme("outgoing", "settle", ids["sent"], "perhaps").code == 2
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A directory that the database's own user may enter, when root runs the tests."""
+    directory = Path(tempfile.mkdtemp(prefix="host-", dir="/tmp"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_container_that_is_made_anew_is_the_same_installation(terminal: Terminal, open_to_all: Path) -> None:
+    """Its own name is another one each time; `host` stays, and another `host` is another place."""
+    del terminal.environment["EMAIL_ROUTER_DSN"]  # only an embedded database may be a copy
+    terminal.environment["EMAIL_ROUTER_DATA"] = str(open_to_all / "data")
+
+    def hold(container: str, host: str) -> str:
+        terminal.monkeypatch.setattr(socket, "gethostname", lambda: container)
+        terminal.environment["EMAIL_ROUTER_HOST"] = host
+        return str(terminal("status", "--json").row["hold"])
+
+    assert hold("4f1c", "machine1") == ""
+    assert hold("9a7e", "machine1") == ""
+    said = "this installation is known to run on machine1, and it was started on machine2"
+    assert hold("9a7e", "machine2") == said
+    assert terminal("outgoing", "release", "--json").row == {"released": said}
+    assert hold("b002", "machine2") == ""
+    assert hold("b002", "") == "this installation is known to run on machine2, and it was started on b002"
 
 
 def test_a_hold_is_told_and_released(acme: Terminal) -> None:
