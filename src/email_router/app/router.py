@@ -61,6 +61,7 @@ from email_router.store.embedded import EmbeddedPostgres
 from email_router.store.installation import Installation, Mailboxes, Revisions
 from email_router.store.ledger import Ledger, Outgoing
 from email_router.store.migrate import migrate
+from email_router.store.pseudonyms import Pseudonyms
 from email_router.store.receipts import EVER, Receipts
 from email_router.store.retention import Retention
 from email_router.store.secrets import Secrets, key_id, load_key
@@ -143,9 +144,10 @@ class Router:
         self.installation = Installation(engine)
         self.secrets = Secrets(engine, key)
         self.key_name = key_id(key) if key is not None else ""
-        self.decisions = Decisions(engine)
+        pseudonyms = Pseudonyms(key)
+        self.decisions = Decisions(engine, pseudonyms)
         self.outgoing = Outgoing(engine)
-        self.retention = Retention(engine)
+        self.retention = Retention(engine, pseudonyms)
         self.shards = Shards(engine)
         self.pokes = Pokes(dsn)
         self.filing_through: Callable[[FilingPort], FilingPort] = lambda filing: filing

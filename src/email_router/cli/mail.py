@@ -220,9 +220,10 @@ async def decisions(
     message_id
         The message's Message-ID, with or without angle brackets.
     sender
-        A part of the sender's address.
+        A part of the sender's address; the whole of it for mail that was not tracked and is older than
+        `keep_untracked_days`, of which only hashes are kept.
     subject
-        A part of the subject.
+        A part of the subject; the whole of it where only hashes are kept.
     mailbox
         The mailbox's address.
     outcome

@@ -79,7 +79,7 @@ async def rotate(*, common: Common = HERE) -> int:
     """Seal every stored password with a new key, which is read from the terminal or a pipe. All of them or none.
 
     Give the new key to each router afterwards (EMAIL_ROUTER_KEY or key_file) and start it again; until then its logins
-    with stored passwords wait.
+    with stored passwords wait. Hashes in decisions on old untracked mail are of the old key: not found any more.
 
     Example: `email-router secret new-key > new; email-router secret rotate < new; mv new /etc/email-router/key`
     """

@@ -173,7 +173,9 @@ class Deployment:
     tracking: TrackingSettings = TrackingSettings()
     keep_raw_days: int = help_field("Days for which tracked messages are kept as they came; 0 for not at all.", 30)
     keep_untracked_days: int = help_field(
-        "Days for which sender, recipients and subject of mail that is not tracked are kept.", 14
+        "Days for which sender, recipients and subject of mail that is not tracked are kept; then only their hashes, "
+        "by which a full address is still found, or nothing where no key is configured.",
+        14,
     )
 
 

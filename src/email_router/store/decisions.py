@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from email_router.net.postgres import clean, transaction
+from email_router.store.pseudonyms import Pseudonyms
 
 COUNTS = text("""
 SELECT outcome, count(*) AS n FROM router.decision WHERE created > now() - interval '24 hours' GROUP BY outcome
@@ -15,8 +16,9 @@ SELECT outcome, count(*) AS n FROM router.decision WHERE created > now() - inter
 
 
 class Decisions:
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, pseudonyms: Pseudonyms) -> None:
         self._engine = engine
+        self._pseudonyms = pseudonyms
 
     async def search(
         self,
@@ -28,7 +30,10 @@ class Decisions:
         outcome: str = "",
         limit: int = 50,
     ) -> list[dict[str, Any]]:
-        """Newest first; every condition that is given must hold. `sender` and `subject` match anywhere, in any case."""
+        """Newest first; every condition that is given must hold. `sender` and `subject` match anywhere, in any case.
+
+        Where only hashes are kept any more they match as a whole: the full address, the full subject.
+        """
         async with transaction(self._engine) as db:
             rows = await db.execute(
                 text(
@@ -36,15 +41,19 @@ class Decisions:
                     "sender, recipients, subject, received, activity, defects, traceback, class, class_line "
                     "FROM router.decision "
                     "WHERE (:message_id = '' OR message_id = :message_id) "
-                    "AND (:sender = '' OR sender ILIKE '%' || :sender || '%') "
-                    "AND (:subject = '' OR subject ILIKE '%' || :subject || '%') "
+                    "AND (:sender = '' OR NOT hashed AND sender ILIKE '%' || :sender || '%' "
+                    "     OR hashed AND sender = :sender_hash) "
+                    "AND (:subject = '' OR NOT hashed AND subject ILIKE '%' || :subject || '%' "
+                    "     OR hashed AND subject = :subject_hash) "
                     "AND (:mailbox = '' OR mailbox = :mailbox) AND (:outcome = '' OR outcome = :outcome) "
                     "ORDER BY id DESC LIMIT :limit"
                 ),
                 {
                     "message_id": _as_kept(message_id),
                     "sender": _as_text(sender),
+                    "sender_hash": self._pseudonyms.of(clean(sender).strip()),
                     "subject": _as_text(subject),
+                    "subject_hash": self._pseudonyms.of(clean(subject)),
                     "mailbox": mailbox,
                     "outcome": outcome,
                     "limit": limit,

@@ -29,7 +29,7 @@ from email_router.model.receipt import Outcome
 from email_router.net.spool import MemoryContent
 from email_router.ports.mail import ListenerContext, Pushed
 from email_router.store.retention import Retention
-from tests.fixtures.company import Company, company, letter
+from tests.fixtures.company import PSEUDONYMS, Company, company, letter
 from tests.fixtures.postfix import Postfix
 from tests.integration.flows.test_incoming import FORWARD, Flaky, forwarded
 
@@ -325,12 +325,12 @@ async def test_what_is_not_tracked_is_kept_thirty_days_and_no_longer(acme: Compa
     reply = letter("reply", ANN, answers="parent@customer.test")
     await push(acme, ANN, reply)
     await days_pass(acme, 29)
-    assert await Retention(acme.engine).forget_pushed() == 0
+    assert await Retention(acme.engine, PSEUDONYMS).forget_pushed() == 0
     assert await kept_bytes(acme) == [reply]
     await days_pass(acme, 2)
-    assert await Retention(acme.engine).forget_pushed() == 1
+    assert await Retention(acme.engine, PSEUDONYMS).forget_pushed() == 1
     assert await kept_bytes(acme) == []
-    assert await Retention(acme.engine).forget_pushed() == 0
+    assert await Retention(acme.engine, PSEUDONYMS).forget_pushed() == 0
 
 
 async def test_what_is_judged_again_is_not_forgotten_under_way_and_not_kept_longer(acme: Company) -> None:
@@ -340,11 +340,11 @@ async def test_what_is_judged_again_is_not_forgotten_under_way_and_not_kept_long
     await days_pass(acme, 29)
     await push(acme, HELP, letter("parent", HELP))
     await days_pass(acme, 2)
-    assert await Retention(acme.engine).forget_pushed() == 0, "its parent is here: it is open again"
+    assert await Retention(acme.engine, PSEUDONYMS).forget_pushed() == 0, "its parent is here: it is open again"
     async with acme.engine.begin() as db:  # and its parent is gone before it is judged
         await db.execute(text("UPDATE crm.activity SET message_id = 'hidden'"))
     assert await left_over(acme, ANN) == {Outcome.NOT_TRACKED: 1}
-    assert await Retention(acme.engine).forget_pushed() == 1
+    assert await Retention(acme.engine, PSEUDONYMS).forget_pushed() == 1
 
 
 async def test_mail_that_lies_in_a_mailbox_is_not_kept(acme: Company) -> None:

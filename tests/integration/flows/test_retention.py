@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from email_router.app.router import LONG_AGO, Router
 from email_router.model.mailbox import FilterOption
 from email_router.settings.bootstrap import Bootstrap
+from email_router.store.decisions import Decisions
+from email_router.store.pseudonyms import Pseudonyms
 from email_router.store.retention import Retention
-from tests.fixtures.company import Company, at, company, letter
+from tests.fixtures.company import PSEUDONYMS, Company, at, company, letter
 
 pytestmark = pytest.mark.database
 
@@ -35,13 +38,13 @@ def soon() -> datetime:
     return datetime.now(UTC) + timedelta(seconds=1)
 
 
-async def test_of_untracked_mail_only_the_decision_stays(acme: Company) -> None:
+async def test_without_a_key_only_the_decision_stays_of_untracked_mail(acme: Company) -> None:
     await filled(acme)
     before = {row["outcome"]: row for row in await acme.decisions.search()}
     assert before["not-tracked"]["subject"] == "private"
     assert await acme.scalar("SELECT count(*) FROM router.named_id") == 1
 
-    await Retention(acme.engine).forget_untracked("sales", LONG_AGO, soon())
+    await Retention(acme.engine, Pseudonyms(None)).forget_untracked("sales", LONG_AGO, soon())
     after = {row["outcome"]: row for row in await acme.decisions.search()}
     assert after["filed"] == before["filed"]
     kept = after["not-tracked"]
@@ -52,10 +55,36 @@ async def test_of_untracked_mail_only_the_decision_stays(acme: Company) -> None:
     assert await acme.scalar("SELECT count(*) FROM router.named_id") == 0
 
 
+async def test_hashes_stay_of_untracked_mail_and_whoever_knows_an_address_finds_it(acme: Company) -> None:
+    await filled(acme)
+    acme.mail.deliver(ANNA, letter(3, ANNA, sender="carla@customer.test", answers="earlier@customer.test"), at(3))
+    await acme.run(ANNA)
+    for _ in range(2):  # what is hashed already is left alone
+        await Retention(acme.engine, PSEUDONYMS).forget_untracked("sales", LONG_AGO, soon())
+    carla, bob, filed = await acme.decisions.search()
+    assert [row["message_id"] for row in (carla, bob, filed)] == [f"{n}@customer.test" for n in (3, 2, 1)]
+    assert filed["sender"] == "bob@customer.test", "what was tracked is kept"
+    hashed = re.compile(r"hash:[0-9a-f]{32}")
+    for row in (carla, bob):
+        assert hashed.fullmatch(row["sender"]) and hashed.fullmatch(row["recipients"])
+        assert hashed.fullmatch(row["subject"])
+        assert not re.search("bob@|carla@|private", str(row))
+    assert carla["sender"] != bob["sender"] and carla["recipients"] == bob["recipients"]
+
+    search = acme.decisions.search
+    assert await search(sender="Bob@customer.test") == [bob, filed]
+    assert await search(sender="bob@") == [filed], "a part of an address is in no hash"
+    assert await search(sender=bob["sender"][5:9]) == []
+    assert await search(subject="Private") == [bob]
+    assert await search(message_id="2@customer.test") == [bob]
+    assert await Decisions(acme.engine, Pseudonyms(b"k" * 32)).search(sender="carla@customer.test") == []
+    assert await Decisions(acme.engine, Pseudonyms(None)).search(sender="carla@customer.test") == []
+
+
 async def test_what_is_younger_or_of_another_deployment_stays(acme: Company) -> None:
     await filled(acme)
     before = await acme.decisions.search()
-    retention = Retention(acme.engine)
+    retention = Retention(acme.engine, PSEUDONYMS)
     await retention.forget_untracked("sales", LONG_AGO, datetime.now(UTC) - timedelta(minutes=1))
     await retention.forget_untracked("service", LONG_AGO, soon())
     await retention.forget_untracked("sales", soon(), soon() + timedelta(days=1))

@@ -180,7 +180,9 @@ async def test_what_a_newer_release_made_is_gone_and_made_again(
     file = tmp_path / "whole.backup"
     async with original.engine.begin() as db:
         await db.execute(text("UPDATE router.alembic_version SET version_num = '0002'"))
-        await db.execute(text("ALTER TABLE router.decision DROP COLUMN class, DROP COLUMN class_line"))
+        await db.execute(
+            text("ALTER TABLE router.decision DROP COLUMN class, DROP COLUMN class_line, DROP COLUMN hashed")
+        )
         await db.execute(text("DROP INDEX router.ledger_message_id"))
     await original.backup(file)
     async with elsewhere.engine.begin() as db:

@@ -74,9 +74,13 @@ ASKED: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "handed over": (ledger.SETTLE_ORPHANS, {"profile": "relay"}),
     "decisions of the day": (DECISIONS, {}),
     "emails of the day": (LEDGER, {"since": UUID(int=1 << 120)}),
+    "to be forgotten": (
+        retention.READABLE,
+        {"deployment": "sales", "since": TWO_WEEKS_AGO - timedelta(hours=1), "before": TWO_WEEKS_AGO},
+    ),
     "forgotten": (
         retention.FORGET,
-        {"deployment": "sales", "since": TWO_WEEKS_AGO - timedelta(hours=1), "before": TWO_WEEKS_AGO},
+        {"hashed": True, "id": [1]} | {c: [""] for c in ("sender", "recipients", "subject", "why", "class_line")},
     ),
     "raw messages": (actions.FORGET_RAW, {"organization": ORGANIZATION, "before": UUID(int=1 << 120)}),
     "undeliverable": (text(f"{undeliverable.LIST} WHERE state = 'open' ORDER BY created DESC LIMIT 20"), {}),
