@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import ssl
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -126,7 +127,9 @@ async def connect(server: ServerSettings, default_port: int) -> Connection:
         raise _unreachable(error, server, where) from error
     connection = Connection(reader, writer, server, port, tls=False)
     try:
-        if not server.proxy:
+        if server.proxy:  # which looks names up itself: only an address can be checked
+            _check_address(server.host, port, where, ours=False)
+        else:
             _check_address(connection.peer, port, where, ours=connection.is_to_this_machine)
         if server.tls is TlsMode.IMPLICIT:
             await connection.start_tls()
@@ -167,7 +170,8 @@ def context(server: ServerSettings, where: str) -> ssl.SSLContext:
     if server.pinned_sha256:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE  # _check_pin accepts one certificate only
-    made.minimum_version = _VERSIONS.get(server.minimum_tls, ssl.TLSVersion.TLSv1_2)
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # ours names the server
+        made.minimum_version = _VERSIONS.get(server.minimum_tls, ssl.TLSVersion.TLSv1_2)
     if made.minimum_version < ssl.TLSVersion.TLSv1_2:
         log.warning("%s: TLS %s is allowed although it is broken; update the server", where, server.minimum_tls)
         made.set_ciphers("DEFAULT@SECLEVEL=0")
@@ -244,6 +248,6 @@ def _tls_failed(error: Exception, where: str) -> RouterError:
         "the connection was lost while TLS was set up",
         where=where,
         said=said_by(error),
-        cure="check port and TLS mode (implicit and starttls use different ports)",
+        cure="check port and TLS mode (implicit and starttls use different ports) and minimum_tls",
         scope="profile",
     )

@@ -14,13 +14,19 @@ from urllib.parse import unquote, urlsplit
 from email_router.model.errors import NeedsOperator
 
 MAX_HEAD = 16 * 1024
+LONGEST_LOGIN = 255
+"""Bytes of a user name or a password (RFC 1929)."""
 
 
 async def connected(proxy: str, host: str, port: int, where: str) -> socket.socket:
     """A socket that leads to `host:port` through `proxy`. The caller bounds the time."""
-    url = urlsplit(proxy)
-    if url.scheme not in ("http", "socks5") or not url.hostname or not url.port:
-        raise _refused(proxy, where, "this is no proxy address", "write http://host:port or socks5://host:port")
+    try:
+        url = urlsplit(proxy)
+        is_one = url.scheme in ("http", "socks5") and bool(url.hostname) and bool(url.port)
+    except ValueError:  # a port that is none, an address that is none
+        is_one = False
+    if not is_one:
+        raise _refused("", where, "this is no proxy address", "write http://host:port or socks5://host:port")
     loop = asyncio.get_running_loop()
     addresses = await loop.getaddrinfo(url.hostname, url.port, type=socket.SOCK_STREAM)
     family, kind, protocol, _, address = addresses[0]
@@ -67,6 +73,8 @@ async def _socks5(sock: socket.socket, host: str, port: int, user: str, password
         raise _refused("", where, "the SOCKS proxy accepts no login method of ours", cure)
     if method == 2:
         name, secret = user.encode(), password.encode()
+        if max(len(name), len(secret)) > LONGEST_LOGIN:
+            raise _refused("", where, "the proxy's credentials are too long for SOCKS", "correct them, or use http://")
         await loop.sock_sendall(sock, b"\x01" + bytes([len(name)]) + name + bytes([len(secret)]) + secret)
         if (await _exactly(sock, 2))[1] != 0:
             raise _refused("", where, "the SOCKS proxy refuses the login", "correct the proxy's credentials")
