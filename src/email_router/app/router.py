@@ -179,7 +179,7 @@ class Router:
             await organization.create(self.engine, deployment.organization)
         for address in settings.mailboxes:
             await self.mailboxes.added(address)  # mail from now on counts, not from whenever a router comes round to it
-        return await self.revisions.publish(text, who), warnings
+        return await self.revisions.publish(text, who, file), warnings
 
     async def crm(self, deployment: Deployment) -> Crm:
         known = self._crms.get(deployment.name)

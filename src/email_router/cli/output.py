@@ -116,7 +116,9 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_
             _print_pairs((name, text) for name, text in zip(columns, texts, strict=True) if text.plain)
 
 
-FOLDED = frozenset({"why", "error", "last_error", "cause", "cure", "subject", "name", "recipients"})
+FOLDED = frozenset(
+    {"why", "changes", "comment", "error", "last_error", "cause", "cure", "subject", "name", "recipients"}
+)
 """Columns that may be folded, to no less than `NARROW` letters; ids, times and addresses are kept whole."""
 NARROW = 20
 

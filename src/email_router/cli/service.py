@@ -1,9 +1,8 @@
-"""Commands about the service: run, demo, publish, status, mailboxes, test-access, backup, restore, doctor."""
+"""Commands about the service: run, demo, status, mailboxes, test-access, backup, restore, doctor."""
 
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 import shutil
 import signal
@@ -20,7 +19,7 @@ from email_router import __version__
 from email_router import demo as story
 from email_router.app import CONNECTORS, Router, opened
 from email_router.app.process import serve_without_end
-from email_router.cli import secret
+from email_router.cli import publishing, secret
 from email_router.cli.common import HERE, KEEP, LOOK, SERVE, Common, published, router
 from email_router.cli.output import (
     FAILED,
@@ -34,18 +33,18 @@ from email_router.cli.output import (
     say,
     warn,
 )
-from email_router.model.errors import TO_CURE, NeedsOperator, RouterError, said_by
+from email_router.cli.publishing import tell_nobodys
+from email_router.model.errors import TO_CURE, RouterError
 from email_router.model.settings import Credentials, Settings
 from email_router.observe import maillog
 from email_router.ports.mail import ProbeStep, SourceContext
-from email_router.settings.difference import difference
-from email_router.settings.read import read as read_settings
 from email_router.web.status import CALM, PROFILES, as_json, is_private, served, troubles
 
 
 def register(app: App) -> None:
-    for setting_up in (demo, publish, test_access, doctor, run):
+    for setting_up in (demo, publishing.publish, test_access, doctor, run):
         app.command(setting_up, group=SERVE)
+    app.command(publishing.revisions)
     app.command(secret.app)
     for looking in (status, mailboxes):
         app.command(looking, group=LOOK)
@@ -74,18 +73,12 @@ async def run(*, common: Common = HERE) -> int:
             warn(f"Email Router {__version__} serves {mailboxes} (revision {settings.revision}).")
         else:
             warn(f"Email Router {__version__} waits for settings: email-router publish settings.toml")
-        await _tell_nobodys(made)
+        await tell_nobodys(made)
         hold = await made.ledger.held()
         if hold:
             warn(Text(f"Outgoing mail is held: {hold}. To let it go: email-router outgoing release", "bold red"))
         await _run_with_page(made, bootstrap.listen, stop)
     return OK
-
-
-async def _tell_nobodys(made: Router) -> None:
-    for deployment, address in await made.nobodys():
-        what = f"{address} is no user's and no queue's mailbox in deployment {deployment}: its mail will not be tracked"
-        warn(Text(f"warning: {what} - to cure it: email-router crm add-user NAME {address}, or add-queue", "yellow"))
 
 
 async def _run_with_page(made: Router, listen: str, stop: asyncio.Event) -> None:
@@ -121,91 +114,6 @@ async def demo(*, once: bool = False) -> int:
         End after the story, with exit code 0 only if each step was verified.
     """
     return await story.run(once=once)
-
-
-async def publish(
-    file: Path, /, *, yes: Annotated[bool, Parameter(alias="-y")] = False, check: bool = False, common: Common = HERE
-) -> int:
-    """Validate a settings file, show what it changes, and make it the active revision.
-
-    Errors name the line and the cure, and nothing is changed. A running router follows at once. At a terminal it asks
-    before it publishes; in a pipe it does not. Where nothing changes, nothing is published.
-
-    Example: `email-router publish --check settings.toml`
-
-    Parameters
-    ----------
-    file
-        All settings as one TOML file; docs/settings.md lists each.
-    yes
-        Do not ask.
-    check
-        Only validate and show the difference.
-    """
-    from email_router.app import KINDS
-
-    text = _settings_text(file)
-    new, warnings = read_settings(text, KINDS, file=str(file))
-    for warning in warnings:
-        warn(Text(f"warning: {warning}", "yellow"))
-    async with router(common) as made:
-        old = await made.settings()
-        changes = difference(old if old.revision else None, new)
-        if not common.json:
-            for change in changes:
-                say(Text(f"  {change}"))
-        if check:
-            if common.json:
-                print_json({"changes": list(changes)})
-            else:
-                say("These settings may be published. Nothing was changed." if changes else "Nothing changes.")
-            return OK
-        if changes and not yes and sys.stdin.isatty() and not _confirmed("Publish this?"):
-            warn("Nothing was published.")
-            return FAILED
-        number = old.revision
-        if changes or not number:
-            number, _ = await made.publish(text, _who(), str(file))
-        if common.json:
-            print_json({"revision": number, "changes": list(changes)})
-        else:
-            say(f"Revision {number} is active." if changes else f"Nothing changes: revision {number} stays active.")
-        await _tell_nobodys(made)
-    return OK
-
-
-def _settings_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise NeedsOperator(
-            "The settings file is no UTF-8 text", where=str(file), said=said_by(error), cure="save it as UTF-8"
-        ) from error
-    except OSError as error:
-        raise NeedsOperator(
-            f"The settings file cannot be read: {error.strerror}",
-            where=str(file),
-            cure="correct the path or its rights",
-        ) from error
-
-
-def _who() -> str:
-    """Whom the revision is from. A container's user often has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"
-
-
-def _confirmed(question: str) -> bool:
-    """Only a plain yes is one; the end of the input is a no, and Ctrl-C ends the command at once."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the event loop's waits for the loop
-    try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 async def status(*, common: Common = HERE) -> int:

@@ -91,10 +91,15 @@ class Revisions:
             found = await db.execute(text("SELECT source FROM router.revision WHERE number = :n"), {"n": number})
             return str(found.scalar_one())
 
-    async def listing(self) -> list[dict[str, Any]]:
+    async def listing(self, limit: int, newest: int | None = None) -> list[dict[str, Any]]:
+        """Revisions with their texts, newest first; from the number `newest` downwards if it is given."""
         async with transaction(self._engine) as db:
             rows = await db.execute(
-                text("SELECT number, comment, who, created, active FROM router.revision ORDER BY number DESC LIMIT 50")
+                text(
+                    "SELECT number, created, who, comment, active, source FROM router.revision "
+                    "WHERE number <= coalesce(CAST(:newest AS bigint), number) ORDER BY number DESC LIMIT :limit"
+                ),
+                {"limit": limit, "newest": newest},
             )
             return [dict(row._mapping) for row in rows]
 

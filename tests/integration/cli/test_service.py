@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -61,6 +63,71 @@ def test_a_publication_shows_what_changes_and_counts(terminal: Terminal, setting
     answer = terminal("publish", written(settings, settings.read_text() + "# only a comment\n"))
     assert (answer.code, answer.out) == (0, "Nothing changes: revision 3 stays active.\n")
     assert terminal("publish", "--json", settings).row == {"revision": 3, "changes": []}
+
+
+# -- revisions
+
+
+def test_what_was_published_is_kept_and_shown(terminal: Terminal, settings: Path) -> None:
+    assert terminal("revisions", "list").out == "Nothing is published yet: email-router publish FILE\n"
+    terminal("publish", settings)
+    first = settings.read_text()
+    second = first + "".join(f'[mailbox."{n}@acme.test"]\nenabled = false\n' for n in range(7))
+    terminal("publish", written(settings, second))
+    third = second.replace("enabled = false", "enabled = true", 1)
+    terminal("publish", written(settings, third))
+
+    rows = terminal("revisions", "list", "--json").rows
+    assert [(r["number"], r["active"], r["comment"]) for r in rows] == [(n, n == 3, str(settings)) for n in (3, 2, 1)]
+    assert all(row["who"] == getpass.getuser() and row["created"] for row in rows)
+    everything = ["new deployment acme", "new incoming profile old", "new mailbox help@acme.test"]
+    added = [f"new mailbox {n}@acme.test" for n in range(7)]
+    assert [row["changes"] for row in rows] == [["mailbox 0@acme.test: enabled: false → true"], added, everything]
+    assert "source" not in rows[0]
+    [newest] = terminal("revisions", "list", "--json", "--limit", 1).rows
+    assert newest == rows[0], "it is compared with the one that is not shown"
+    lines = terminal("revisions", "list").out.splitlines()
+    assert re.search(rf"^3 .* active +{rows[0]['changes'][0]}$", lines[1])
+    assert lines[2].endswith("; new mailbox 4@acme.test; and 2 more") and "active" not in lines[2]
+
+    assert terminal("revisions", "show", 1).out == first
+    assert terminal("revisions", "show", 2, "--changes").out.splitlines() == added
+    assert terminal("revisions", "show", 1, "--json").row == rows[2] | {"source": first}
+    for command in (("show", 4), ("show", 0), ("revert", 4)):
+        answer = terminal("revisions", *command)
+        assert (answer.code, answer.out) == (3, "")
+        assert answer.err == f"Error: There is no revision {command[1]}\n  to cure it: email-router revisions list\n"
+
+
+def test_an_earlier_revision_is_published_again(terminal: Terminal, settings: Path) -> None:
+    terminal("publish", settings)
+    first = settings.read_text()
+    terminal("publish", written(settings, first + '[mailbox."anna@acme.test"]\n'))
+    answer = terminal("revisions", "revert", 1)
+    assert (answer.code, answer.out) == (0, "  mailbox anna@acme.test is removed\nRevision 3 is active.\n")
+    assert terminal("revisions", "show", 3).out == first
+    assert terminal("status", "--json").row["revision"] == 3
+    assert terminal("revisions", "list", "--json", "--limit", 1).row["comment"] == "revision 1"
+    assert terminal("revisions", "revert", "--json", 1).row == {"revision": 3, "changes": []}
+    answer = terminal("revisions", "revert", "--json", 2)
+    assert answer.row == {"revision": 4, "changes": ["new mailbox anna@acme.test"]}
+
+
+def test_a_revision_that_is_valid_no_more_is_listed_and_not_published(
+    terminal: Terminal, settings: Path, dsn: str
+) -> None:
+    """A newer release may refuse what an older one took."""
+    terminal("publish", settings)
+    terminal("publish", written(settings, settings.read_text() + '[mailbox."anna@acme.test"]\n'))
+    with psycopg.connect(dsn) as db:
+        db.execute("UPDATE router.revision SET source = 'old = 1\n' WHERE number = 1")
+    rows = terminal("revisions", "list", "--json").rows
+    assert [row["changes"] for row in rows] == [["this release cannot read it, or the one before it"]] * 2
+    assert terminal("revisions", "show", 1).out == "old = 1\n"
+    answer = terminal("revisions", "revert", 1)
+    assert (answer.code, answer.out) == (3, "")
+    assert answer.err.startswith("revision 1:1  old: there is no such section\n")
+    assert terminal("status", "--json").row["revision"] == 2
 
 
 def test_a_check_publishes_nothing(terminal: Terminal, settings: Path) -> None:
