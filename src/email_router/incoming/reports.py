@@ -45,9 +45,9 @@ async def apply(verdicts: Sequence[tuple[Letter, Verdict]], deployment: str, sen
 
     Whatever names an email of ours was written by somebody who has got it: that settles one that is uncertain.
     """
-    named = dict.fromkeys(i for letter, _ in verdicts for i in _named(letter.incoming))
-    if named:
-        await sent.proved(deployment, list(named), term)
+    proofs = {i: words for letter, verdict in verdicts for i, words in _proofs(letter.incoming, verdict).items()}
+    if proofs:
+        await sent.proved(deployment, proofs, term)
     bounces = [b for letter, verdict in verdicts if _is_bounce(verdict) for b in _bounces(letter.incoming)]
     if not bounces:
         return
@@ -58,10 +58,19 @@ async def apply(verdicts: Sequence[tuple[Letter, Verdict]], deployment: str, sen
     hit("after-bounced")
 
 
-def _named(incoming: IncomingEmail) -> tuple[str, ...]:
+def _proofs(incoming: IncomingEmail, verdict: Verdict) -> dict[str, str]:
+    """Message-IDs of emails that were sent, if they are ours, and how this message proves it.
+
+    Our own email that comes back to us proves itself only: what it answers was named by us, not by a recipient.
+    """
+    email = incoming.email
+    if verdict.classified is not None and verdict.classified.kind is MessageClass.OWN:
+        return {email.message_id: "it lies in a mailbox of ours"}
+    who = f" from {email.author.address}" if email.author is not None else ""
     if incoming.tied is not None:
-        return (incoming.tied.email.message_id,) if incoming.tied.email is not None else ()
-    return (*incoming.email.in_reply_to, *incoming.email.references)
+        about = incoming.tied.email
+        return {about.message_id: f"a report{who} is about it"} if about is not None else {}
+    return dict.fromkeys((*email.in_reply_to, *email.references), f"a message{who} names it")
 
 
 def _is_bounce(verdict: Verdict) -> bool:

@@ -173,8 +173,8 @@ class Sent(Protocol):
         """
         ...
 
-    async def proved(self, deployment: str, message_ids: Sequence[str], term: Term) -> int:
-        """Somebody has got these: those among them that are uncertain are sent. Returns how many."""
+    async def proved(self, deployment: str, proofs: Mapping[str, str], term: Term) -> int:
+        """Somebody has got these, by Message-ID, as the words say: those that are uncertain are sent; how many."""
         ...
 
 

@@ -6,7 +6,7 @@ so that what it told is seen to be old, and is told again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -43,7 +43,8 @@ FROM unnest(CAST(:rows AS uuid[]), CAST(:said AS text[])) AS t(id, said) WHERE l
 
 
 UNCERTAIN = text("""
-SELECT id FROM router.ledger WHERE deployment = :deployment AND message_id = ANY(:message_ids) AND state = 'uncertain'
+SELECT id, message_id FROM router.ledger
+WHERE deployment = :deployment AND message_id = ANY(:message_ids) AND state = 'uncertain'
 """)
 
 
@@ -87,11 +88,13 @@ class Sent:
                 await db.execute(FAIL, {"rows": list(said), "said": [clean(s) for s in said.values()]})
             return len(said)
 
-    async def proved(self, deployment: str, message_ids: Sequence[str], term: Term) -> int:
-        values = {"deployment": deployment, "message_ids": [clean(i) for i in message_ids]}
+    async def proved(self, deployment: str, proofs: Mapping[str, str], term: Term) -> int:
+        words = {clean(i): said for i, said in proofs.items()}
+        values = {"deployment": deployment, "message_ids": list(words)}
         async with transaction(self._engine) as db:
-            rows = [row.id for row in await db.execute(UNCERTAIN, values)]
+            rows = (await db.execute(UNCERTAIN, values)).all()
         if not rows:
             return 0
         async with fenced(self._engine, term) as db:
-            return await settle_uncertain(db, rows, "sent", "somebody who has got it names it: it was sent")
+            notes = [(row.id, f"it was sent: {clean(words[row.message_id])}") for row in rows]
+            return sum([await settle_uncertain(db, [row], "sent", note) for row, note in notes])

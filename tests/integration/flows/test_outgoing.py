@@ -213,8 +213,46 @@ async def test_a_reply_proves_that_it_was_sent(acme: Company, option: FilterOpti
     await acme.send([HELP])
     found = await acme.actions.activity(identifier)
     assert found is not None
-    assert (found["status"], found["said"]) == ("Sent", "somebody who has got it names it: it was sent")
+    assert (found["status"], found["said"]) == ("Sent", "it was sent: a message from bob@customer.test names it")
     assert len(acme.mail.sent) == 1
+
+
+async def test_our_own_email_proves_itself_and_not_what_it_answers(acme: Company) -> None:
+    """A second email of ours names the first, whether or not anybody has got that."""
+    identifier = await uncertain(acme, 1)
+    [row] = await ledger(acme)
+    await acme.user("ann@acme.test", FilterOption.ALL)
+    second = await acme.actions.send(draft(to=(BOB, Address("", "ann@acme.test"))))
+    await acme.send([HELP])
+    _, raw = acme.mail.sent[-1]
+    answer = raw.replace(b"\r\nMessage-ID:", f"\r\nIn-Reply-To: <{row['message_id']}>\r\nMessage-ID:".encode(), 1)
+    assert answer != raw
+    acme.mail.deliver("ann@acme.test", answer)
+    await acme.run("ann@acme.test")
+    await acme.send([HELP])
+    assert (await status(acme, second), await status(acme, identifier)) == ("Sent", "Sending")
+
+    _, first = acme.mail.sent[0]
+    acme.mail.deliver("ann@acme.test", first)
+    await acme.run("ann@acme.test")
+    await acme.send([HELP])
+    found = await acme.actions.activity(identifier)
+    assert found is not None
+    assert (found["status"], found["said"]) == ("Sent", "it was sent: it lies in a mailbox of ours")
+
+
+@pytest.mark.parametrize(("verdict", "copies"), [("sent", 1), ("again", 2)])
+async def test_a_router_that_ends_after_the_policy_was_applied_applies_it_once(
+    acme: Company, verdict: str, copies: int
+) -> None:
+    identifier = await uncertain(acme, 25)
+    acme.profile = replace(acme.profile, uncertain_policy=UncertainPolicy(verdict))
+    assert await acme.ledger.settle_old("relay", verdict, 24 * 3600, acme.term) == 1  # and it ends
+    assert await status(acme, identifier) == "Sending"
+    assert await acme.ledger.settle_old("relay", verdict, 24 * 3600, acme.term) == 0
+    for _ in range(2):
+        await acme.send([HELP])
+        assert (await status(acme, identifier), len(acme.mail.sent)) == ("Sent", copies)
 
 
 async def test_a_reply_to_something_else_proves_nothing(acme: Company) -> None:

@@ -124,7 +124,7 @@ WRITES: dict[str, Write] = {
     "Ledger.doubt": lambda s, t: s.acme.ledger.doubt("relay", "a restore", t),
     "Ledger.settled": lambda s, t: s.acme.ledger.settled([s.told()], t),
     "Sent.bounced": lambda s, t: Sent(s.acme.engine).bounced([s.bounce()], t),
-    "Sent.proved": lambda s, t: Sent(s.acme.engine).proved("sales", [s.rows["uncertain"]["message_id"]], t),
+    "Sent.proved": lambda s, t: Sent(s.acme.engine).proved("sales", {s.rows["uncertain"]["message_id"]: "seen"}, t),
     "Shards.check": lambda s, t: Shards(s.acme.engine).check(t),
     "Filing.file": _file,
     "Filing.join": _join,
