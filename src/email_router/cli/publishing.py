@@ -67,8 +67,13 @@ async def _offer(
     made: Router, new: Settings, text: str, name: str, *, yes: bool, check: bool = False, as_json: bool
 ) -> int:
     """Show what these settings change, ask, and make them the active revision; the exit code."""
-    old = await made.settings()
-    changes = difference(old if old.revision else None, new)
+    active = await made.revisions.active()
+    try:
+        old = await made.settings() if active else None
+    except Invalid as error:  # of another release: what cures it is to publish
+        warn(Text(f"The active revision {active} cannot be read by this release: {error}", "yellow"))
+        old = None
+    changes = difference(old, new)
     if not as_json:
         for change in changes:
             say(Text(f"  {change}"))
@@ -81,8 +86,8 @@ async def _offer(
     if changes and not yes and sys.stdin.isatty() and not _confirmed("Publish this?"):
         warn("Nothing was published.")
         return FAILED
-    number = old.revision
-    if changes or not number:
+    number = active
+    if changes or old is None:
         number, _ = await made.publish(text, _who(), name)
     if as_json:
         print_json({"revision": number, "changes": list(changes)})

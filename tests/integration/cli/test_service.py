@@ -130,6 +130,20 @@ def test_a_revision_that_is_valid_no_more_is_listed_and_not_published(
     assert terminal("status", "--json").row["revision"] == 2
 
 
+def test_an_active_revision_that_is_valid_no_more_is_cured_by_publishing(
+    terminal: Terminal, settings: Path, dsn: str
+) -> None:
+    terminal("publish", settings)
+    with psycopg.connect(dsn) as db:
+        db.execute("UPDATE router.revision SET source = 'old = 1\n' WHERE active")
+    assert terminal("status").code != 0
+    answer = terminal("publish", settings)
+    assert answer.code == 0
+    assert "The active revision 1 cannot be read by this release" in answer.err
+    assert answer.out.splitlines()[-1] == "Revision 2 is active."
+    assert terminal("status", "--json").row["revision"] == 2
+
+
 def test_a_check_publishes_nothing(terminal: Terminal, settings: Path) -> None:
     answer = terminal("publish", "--check", settings)
     assert (answer.code, len(answer.out.splitlines()), answer.err) == (0, 4, "")
